@@ -1,0 +1,1 @@
+"""Pure translation between wire formats, prompts and the engine's types."""

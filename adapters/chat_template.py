@@ -1,0 +1,82 @@
+"""The chat format of a model whose tokenizer brings its own chat template.
+
+A template gives text, and a tokenizer reads control tokens out of text wherever they stand. So that
+nothing a user writes becomes one, every control token's text inside a message is taken out before the
+template runs, and its plain ids are put back into the result. A conversation without such text, which
+is nearly every one, is encoded as a whole and gives the ids that the model was trained on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from tokenizers import Tokenizer as Backend
+
+from adapters.chat_format import Prompt, UnrenderablePrompt
+from engine.base import ChatMessage, Tokenizer
+
+# Roles that templates of other vendors do not know, as the ones they do.
+ROLES = {"developer": "system", "function": "tool"}
+
+# Stands for the n-th control text while a template runs: private-use code points around a number.
+_PLACEHOLDER = "\uf8f0{}\uf8f1"
+_PLACEHOLDERS = re.compile("\uf8f0([0-9]+)\uf8f1")
+
+
+class ChatTemplateFormat:
+    """Renders with ``tokenizer``'s own template."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._backend = cast("Backend", tokenizer.backend_tokenizer)
+        self._plain = Backend.from_str(self._backend.to_str())
+        self._plain.encode_special_tokens = True
+        control = [text for text in tokenizer.get_added_vocab() if text.strip()]
+        alternatives = "|".join(re.escape(text) for text in sorted(control, key=len, reverse=True))
+        # A placeholder that a user wrote is taken out like a control token.
+        self._control = re.compile(f"{alternatives}|\uf8f0|\uf8f1" if control else "\uf8f0|\uf8f1")
+
+    def render(self, messages: Sequence[ChatMessage]) -> Prompt:
+        """Raises UnrenderablePrompt when the model has no template, or its template refuses."""
+        if not self._tokenizer.chat_template:
+            raise UnrenderablePrompt("This model has no chat template; use /v1/completions.")
+        taken: list[str] = []
+
+        def take(match: re.Match[str]) -> str:
+            taken.append(match[0])
+            return _PLACEHOLDER.format(len(taken) - 1)
+
+        conversation = [
+            {
+                "role": ROLES.get(message.role, message.role),
+                "content": self._control.sub(take, message.content),
+            }
+            for message in messages
+        ]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:
+            # Templates refuse with jinja2's own exceptions.
+            raise UnrenderablePrompt(f"The model's chat template refuses these messages: {error}") from error
+        if not taken:
+            return Prompt(self._backend.encode(text, add_special_tokens=False).ids)
+        return Prompt([token for ids in self._pieces(text, taken) for token in ids])
+
+    def encode(self, text: str) -> Prompt:
+        """``text`` after the tokenizer's own beginning of sequence, if it has one."""
+        prompt = self._plain.encode(text, add_special_tokens=True).ids
+        if not prompt:
+            raise UnrenderablePrompt("The prompt must not be empty for this model.")
+        return Prompt(prompt)
+
+    def _pieces(self, text: str, taken: list[str]) -> Iterator[list[int]]:
+        """The ids of the template's text, and of what was taken out of it, in their order."""
+        for index, piece in enumerate(_PLACEHOLDERS.split(text)):
+            if index % 2:
+                yield self._plain.encode(taken[int(piece)], add_special_tokens=False).ids
+            elif piece:
+                yield self._backend.encode(piece, add_special_tokens=False).ids

@@ -1,0 +1,1 @@
+"""Engines: something that turns token ids into tokens."""

@@ -1,0 +1,83 @@
+"""The application: routes, errors, and the lifecycle behind them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from gateway import openapi
+from gateway.errors import GatewayError, from_status, from_validation, response_to
+from gateway.lifecycle import Lifecycle
+from gateway.request_context import RequestContext
+from gateway.routes import openai, operations
+from gateway.settings import Settings, load
+
+DESCRIPTION = """An OpenAI-compatible inference gateway with its engine inside.
+Every request that reaches the engine leaves one exact row in PostgreSQL."""
+
+
+def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = None) -> FastAPI:
+    """The ASGI application.
+
+    Any ASGI server can run it (``uvicorn --factory gateway.app:create_app``): its lifespan starts and
+    ends the gateway's parts. A ``lifecycle`` that is handed in was started by the caller, who ends it.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if lifecycle is not None:
+            yield
+            return
+        own = app.state.lifecycle = Lifecycle(settings or load())
+        try:
+            await own.start()
+            yield
+        finally:
+            await own.stop()
+
+    app = FastAPI(
+        title="chatglm-gateway",
+        version=version("chatglm-gateway"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.lifecycle = lifecycle
+    chosen = lifecycle.settings if lifecycle else settings or load()
+    app.add_middleware(RequestContext, access_log=chosen.access_log)
+    app.include_router(openai.router)
+    app.include_router(operations.router)
+    openapi.describe(app)
+    add_error_handlers(app)
+    return app
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every refusal in OpenAI's shape."""
+
+    @app.exception_handler(GatewayError)
+    async def refused(request: Request, error: GatewayError) -> Response:
+        request.state.summary = f" {error.message}"
+        return response_to(error)
+
+    @app.exception_handler(HTTPException)
+    async def refused_by_starlette(request: Request, error: HTTPException) -> Response:
+        response = response_to(
+            from_status(error.status_code, str(error.detail), request.method, request.url.path)
+        )
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return response_to(from_validation(error.errors()))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)

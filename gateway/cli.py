@@ -1,0 +1,136 @@
+"""The command line. Imports what a command needs when it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+app = typer.Typer(
+    name="chatglm-gateway",
+    help="An OpenAI-compatible inference gateway with its engine inside.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DatabaseUrl = Annotated[
+    str | None, typer.Option(help="postgresql://… with libpq's options. Default: an embedded PostgreSQL.")
+]
+DataDir = Annotated[Path | None, typer.Option(help="Where the embedded PostgreSQL and the demo model live.")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. Default: 8000.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm (default) or simulated.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model's folder, or 'demo' (default) for the one that comes along."),
+    ] = None,
+    served_model_name: Annotated[
+        str | None, typer.Option(help="What clients call the model. Default: the folder's name.")
+    ] = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    engine_args: Annotated[
+        str | None,
+        typer.Option(help='JSON of vllm.AsyncEngineArgs fields, as {"max_model_len": 4096}.'),
+    ] = None,
+    access_log: Annotated[
+        bool | None, typer.Option("--access-log/--no-access-log", help="Log one line for each request.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info (default), warning or error.")] = None,
+    simulated_ttft_ms: Annotated[
+        float | None, typer.Option(help="Simulated engine: pause before the first token, in milliseconds.")
+    ] = None,
+    simulated_tokens_per_second: Annotated[
+        float | None, typer.Option(help="Simulated engine: tokens per second of one request.")
+    ] = None,
+) -> None:
+    """Start the engine and the database, and serve. Every option is a setting too: see 'settings'."""
+    given = dict(locals())
+    given["engine_args"] = parsed_engine_args(engine_args)
+    settings = load_or_exit(given)
+    from gateway.server import run
+
+    raise typer.Exit(run(settings))
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting with its value, default and source. Secrets are masked."""
+    chosen = load_or_exit({})
+    from gateway.settings import describe
+
+    for setting in describe(chosen, {}):
+        print(f"{setting.name} = {setting.value}")
+        print(f"    {setting.description}")
+        print(
+            f"    default: {setting.default}; from: {setting.source}; set by: {', '.join(setting.variables)}"
+        )
+
+
+@app.command()
+def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
+    """Bring the database's schema to what this version needs."""
+    chosen = load_or_exit({"database_url": database_url, "data_dir": data_dir, "engine": "simulated"})
+    import asyncio
+
+    from persistence.database import Database
+
+    async def run() -> None:
+        database = Database(chosen.database_url, chosen.data_dir)
+        try:
+            await database.connect()
+            await database.migrate()
+        finally:
+            await database.close()
+
+    try:
+        asyncio.run(run())
+    except Exception as error:
+        fail(f"The schema was not changed: {error}")
+    print("The schema is up to date.")
+
+
+def load_or_exit(given: dict[str, Any]) -> Settings:
+    """The settings, or one line that names what is wrong with them."""
+    from gateway.settings import InvalidSetting, load
+
+    try:
+        return load(given)
+    except InvalidSetting as error:
+        fail(f"Invalid setting: {error}")
+
+
+def parsed_engine_args(text: str | None) -> Any:
+    """The option's JSON; its shape is for the settings to check."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        fail(f"Invalid setting: engine_args (command line): not JSON: {error}")
+
+
+def fail(message: str) -> NoReturn:
+    """One line to standard error, and exit status 1."""
+    print(message, file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

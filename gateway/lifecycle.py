@@ -1,0 +1,222 @@
+"""The gateway's parts from their start to their end.
+
+Order of the start: database, schema, demo model, engine, self-check. Order of the end: requests
+drained, rows flushed, engine, database; then no process of ours is left. A start that fails or is
+interrupted ends what it had started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+
+from adapters.chat_format import ChatFormat
+from engine import demo_model
+from engine.base import ChatMessage, Engine, EngineDead, EngineError, GenerationRequest, Sampling
+from gateway import metrics
+from gateway.generation import Generations
+from gateway.processes import adopt_orphans, end_descendants
+from gateway.progress import Step
+from gateway.settings import DEMO, Settings
+from persistence.database import Database, DatabaseUnavailable
+from persistence.recorder import Recorder
+
+log = logging.getLogger("gateway.lifecycle")
+
+FLUSH_SECONDS = 30.0
+
+
+class StartFailed(Exception):
+    """The gateway can't start; the message is one line for the operator."""
+
+
+class StartInterrupted(Exception):
+    """Someone asked the gateway to end while it was starting."""
+
+
+class Lifecycle:
+    """Owns the database, the recorder and the engine. ``start`` once, ``stop`` always."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings.database_url, settings.data_dir)
+        self.recorder = Recorder(self.database)
+        self._engine: Engine | None = None
+        self._chat_format: ChatFormat | None = None
+        self._generations: Generations | None = None
+        self._interrupted = asyncio.Event()
+
+    @property
+    def engine(self) -> Engine:
+        """Valid after ``start``."""
+        assert self._engine is not None
+        return self._engine
+
+    @property
+    def chat_format(self) -> ChatFormat:
+        """How the engine's model is spoken to; valid after ``start``."""
+        assert self._chat_format is not None
+        return self._chat_format
+
+    @property
+    def generations(self) -> Generations:
+        """The path of every request; valid after ``start``."""
+        assert self._generations is not None
+        return self._generations
+
+    async def start(self) -> None:
+        """Raises StartFailed or StartInterrupted; call ``stop`` all the same."""
+        settings = self.settings
+        try:
+            await self._start_database()
+            adopt_orphans()
+            model = await self._model_folder()
+            self._engine = new_engine(settings, model)
+            async with Step(f"Starting the engine ({settings.engine}, {model.name})"):
+                await self._interruptible(self._engine.start())
+            self._chat_format = chat_format_of(self._engine)
+            if settings.engine == "vllm" and settings.model == DEMO:
+                async with Step("Asking the model a question with a known answer"):
+                    await self_check(self._engine, self._chat_format)
+        except (StartFailed, StartInterrupted):
+            raise
+        except Exception as error:
+            log.debug("the start failed", exc_info=True)
+            raise StartFailed(str(error) or type(error).__name__) from error
+        self._generations = Generations(self._engine, self.recorder, settings.commit_wait_seconds)
+        metrics.ROWS_WAITING.set_function(lambda: self.recorder.depth)
+        metrics.ROWS_LOST.set_function(lambda: self.recorder.rows_lost)
+
+    async def _start_database(self) -> None:
+        where = "the given server" if self.settings.database_url else "embedded"
+        async with Step(f"Starting the database (PostgreSQL, {where})"):
+            await self._interruptible(self.database.connect())
+            await self._interruptible(self.database.check_schema())
+        self.recorder.start()
+
+    async def _model_folder(self) -> Path:
+        if self.settings.engine == "simulated":
+            return Path("simulated")
+        if self.settings.model != DEMO:
+            return await asyncio.to_thread(Path(self.settings.model).resolve)
+        if not demo_model.is_there(self.settings.data_dir):
+            async with Step("Converting the demo model (once)"):
+                # In a process of its own: it can be interrupted, and gives its memory back.
+                await self._interruptible(convert_demo_model(self.settings.data_dir))
+        return demo_model.folder(self.settings.data_dir)
+
+    async def _interruptible(self, step: Coroutine[Any, Any, None]) -> None:
+        """Run a step of the start to its end, or until ``interrupt``; then what it started is ended
+        below it, which makes it fail, and its failure is waited for."""
+        task = asyncio.create_task(step)
+        interrupted = asyncio.create_task(self._interrupted.wait())
+        await asyncio.wait({task, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        if not interrupted.done():
+            interrupted.cancel()
+            return task.result()
+        while not task.done():
+            await asyncio.to_thread(end_descendants)
+            await asyncio.wait({task}, timeout=0.2)
+        with contextlib.suppress(Exception):
+            task.result()
+        raise StartInterrupted
+
+    def interrupt(self) -> None:
+        """Make a running ``start`` raise StartInterrupted soon."""
+        self._interrupted.set()
+
+    async def drain(self) -> None:
+        """Admit nothing more; return when all running requests have ended or were ended."""
+        if self._generations is not None:
+            await self._generations.drain(self.settings.drain_seconds)
+
+    async def stop(self) -> None:
+        """End everything that was started, in reverse order; safe at any time after ``start`` returned."""
+        await self.drain()
+        await self.recorder.stop(FLUSH_SECONDS)
+        if self._engine is not None:
+            await self._engine.shutdown()
+        await self.database.close()
+        await asyncio.to_thread(end_descendants)
+
+    async def problems(self) -> list[str]:
+        """Why requests should not come now; empty when they may."""
+        found = []
+        if self.generations.draining:
+            found.append("The gateway is shutting down.")
+        try:
+            await self.engine.check()
+        except EngineDead as error:
+            found.append(str(error))
+        try:
+            await self.database.check()
+        except DatabaseUnavailable as error:
+            found.append(str(error))
+        return found
+
+
+def lifecycle_of(request: Request) -> Lifecycle:
+    """The running gateway behind a request."""
+    lifecycle: Lifecycle = request.app.state.lifecycle
+    return lifecycle
+
+
+def new_engine(settings: Settings, model: Path) -> Engine:
+    """The engine that the settings name, not started."""
+    if settings.engine == "simulated":
+        from engine.simulated import SimulatedEngine
+
+        return SimulatedEngine(settings.simulated_ttft_ms, settings.simulated_tokens_per_second)
+    from engine.vllm_engine import VllmEngine
+
+    return VllmEngine(model, settings.served_model_name or model.name, settings.engine_args)
+
+
+def chat_format_of(engine: Engine) -> ChatFormat:
+    """How the engine's model is spoken to."""
+    if engine.card.chat_format == "code_points":
+        from adapters.code_points import CodePointFormat
+
+        return CodePointFormat()
+    from adapters.chat_template import ChatTemplateFormat
+
+    assert engine.tokenizer is not None
+    return ChatTemplateFormat(engine.tokenizer)
+
+
+async def convert_demo_model(data_dir: Path) -> None:
+    """Run ``python -m engine.demo_model``. Raises EngineError with its last line."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "engine.demo_model", str(data_dir), stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await process.communicate()
+    if process.returncode != 0:
+        lines = errors.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise EngineError(f"The demo model could not be converted: {lines[-1]}")
+
+
+async def self_check(engine: Engine, chat_format: ChatFormat) -> None:
+    """Ask the demo model one question. Raises EngineError when the answer is wrong: a build of the
+    engine that computes wrong text must not serve it."""
+    messages = (ChatMessage("user", demo_model.SELF_CHECK_QUESTION),)
+    prompt = chat_format.render(messages)
+    sampling = Sampling(max_tokens=24, temperature=0.0, stop_token_ids=prompt.stop_token_ids)
+    request = GenerationRequest("self-check", prompt.token_ids, messages, sampling, stream=False)
+    stream = await engine.submit(request)
+    delta = await stream.next()
+    answer = delta.text
+    while delta.finish_reason is None:
+        delta = await stream.next()
+        answer += delta.text
+    if demo_model.SELF_CHECK_ANSWER not in answer:
+        raise EngineError(
+            f"The self-check failed: asked {demo_model.SELF_CHECK_QUESTION!r}, the model answered "
+            f"{answer!r}. This build of the engine computes wrong text here and is not served."
+        )

@@ -1,0 +1,226 @@
+"""What /docs and /openapi.json say beyond what FastAPI sees: bodies are read and checked by hand, so
+their schemas and examples are put in here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from adapters.openai.requests import ChatCompletionRequest, CompletionRequest
+
+Described = dict[int | str, dict[str, Any]]
+
+BODIES: tuple[type[BaseModel], ...] = (ChatCompletionRequest, CompletionRequest)
+REF = "#/components/schemas/{model}"
+
+_ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string", "description": "What went wrong, for people."},
+                "type": {"type": "string", "enum": ["invalid_request_error", "server_error"]},
+                "param": {"type": ["string", "null"], "description": "The field at fault."},
+                "code": {"type": ["string", "null"], "description": "What went wrong, for programs."},
+            },
+        }
+    },
+}
+
+
+def _error(message: str, param: str | None, code: str | None, kind: str = "invalid_request_error") -> Any:
+    example = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"application/json": {"schema": {"$ref": REF.format(model="Error")}, "example": example}}
+
+
+_FAILURES: Described = {
+    400: {
+        "description": "The request can't be honoured as it is; the message names the field.",
+        "content": _error(
+            "Missing required parameter: 'messages'.", "messages", "missing_required_parameter"
+        ),
+    },
+    404: {
+        "description": "The model is not served here.",
+        "content": _error("The model 'gpt-4' is not served here; 'demo' is.", "model", "model_not_found"),
+    },
+    413: {
+        "description": "The body is too large.",
+        "content": _error("The body is larger than 8388608 bytes.", None, "body_too_large"),
+    },
+    500: {
+        "description": "The engine failed on this request.",
+        "content": _error("The engine failed on this request.", None, None, "server_error"),
+    },
+    503: {
+        "description": "Not now: full, or shutting down. Carries Retry-After.",
+        "content": _error("The gateway is shutting down.", None, "shutting_down", "server_error"),
+    },
+}
+
+_USAGE = {
+    "prompt_tokens": 37,
+    "completion_tokens": 8,
+    "total_tokens": 45,
+    "prompt_tokens_details": {"cached_tokens": 0},
+}
+_HEAD = {
+    "created": 1767225600,
+    "model": "smollm2-135m-instruct",
+    "system_fingerprint": "vllm-0.32.0-0f1e2d3c",
+}
+_ID = "019a0f0e6c5c7b1f8d7e6a5b4c3d2e1f"
+
+
+def _answers(example: dict[str, Any], stream: str) -> Described:
+    return {
+        200: {
+            "description": "The answer; with stream=true, server-sent events that end with `[DONE]`.",
+            "content": {
+                "application/json": {"schema": {"type": "object"}, "example": example},
+                "text/event-stream": {"schema": {"type": "string"}, "example": stream},
+            },
+        },
+        **_FAILURES,
+    }
+
+
+def _body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
+    content = {"schema": {"$ref": REF.format(model=model.__name__)}, "examples": examples}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+CHAT: dict[str, Any] = {
+    "openapi_extra": _body(
+        ChatCompletionRequest,
+        {
+            "question": {
+                "summary": "A question",
+                "value": {"messages": [{"role": "user", "content": "What is the capital of France?"}]},
+            },
+            "stream": {
+                "summary": "Streamed, with usage",
+                "value": {
+                    "messages": [
+                        {"role": "system", "content": "Answer in one word."},
+                        {"role": "user", "content": "What is the capital of France?"},
+                    ],
+                    "max_tokens": 16,
+                    "temperature": 0,
+                    "stream": True,
+                    "stream_options": {"include_usage": True},
+                },
+            },
+        },
+    ),
+    "responses": _answers(
+        {
+            "id": f"chatcmpl-{_ID}",
+            "object": "chat.completion",
+            **_HEAD,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {
+                        "role": "assistant",
+                        "content": "The capital of France is Paris.",
+                        "refusal": None,
+                    },
+                    "logprobs": None,
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": _USAGE,
+        },
+        f'data: {{"id":"chatcmpl-{_ID}","object":"chat.completion.chunk",...,"choices":[{{"index":0,'
+        '"delta":{"content":"Paris"},"finish_reason":null}]}\n\n...\n\ndata: [DONE]\n\n',
+    ),
+}
+COMPLETION: dict[str, Any] = {
+    "openapi_extra": _body(
+        CompletionRequest,
+        {
+            "continue": {
+                "summary": "Continue a text",
+                "value": {"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0},
+            }
+        },
+    ),
+    "responses": _answers(
+        {
+            "id": f"cmpl-{_ID}",
+            "object": "text_completion",
+            **_HEAD,
+            "choices": [{"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "stop"}],
+            "usage": _USAGE,
+        },
+        f'data: {{"id":"cmpl-{_ID}","object":"text_completion",...,"choices":[{{"index":0,'
+        '"text":" Paris","logprobs":null,"finish_reason":null}]}\n\n...\n\ndata: [DONE]\n\n',
+    ),
+}
+
+_MODEL = {
+    "id": "smollm2-135m-instruct",
+    "object": "model",
+    "created": 1767225600,
+    "owned_by": "chatglm-gateway",
+    "engine": "vllm",
+    "max_model_len": 8192,
+    "sampling_defaults": {"temperature": 0.2, "top_p": 0.9},
+}
+MODELS: Described = {
+    200: {"content": {"application/json": {"example": {"object": "list", "data": [_MODEL]}}}}
+}
+MODEL: Described = {
+    200: {"content": {"application/json": {"example": _MODEL}}},
+    404: _FAILURES[404],
+}
+LIVE: Described = {200: {"content": {"application/json": {"example": {"status": "alive"}}}}}
+READY: Described = {
+    200: {"content": {"application/json": {"example": {"status": "ready", "problems": []}}}},
+    503: {
+        "description": "Not ready.",
+        "content": {
+            "application/json": {
+                "example": {"status": "not ready", "problems": ["The engine's processes have ended."]}
+            }
+        },
+    },
+}
+METRICS: Described = {
+    200: {
+        "description": "Prometheus' text format.",
+        "content": {"text/plain": {"example": 'gateway_requests_total{endpoint="/v1/completions"} 3.0\n'}},
+    }
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Give ``app`` an ``openapi()`` that knows the bodies and the error."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes
+            )
+            _, definitions = models_json_schema([(model, "validation") for model in BODIES], ref_template=REF)
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(definitions["$defs"])
+            schemas["Error"] = _ERROR_SCHEMA
+            for path in schema["paths"].values():
+                for operation in path.values():
+                    # FastAPI's own validation is not what answers here.
+                    operation["responses"].pop("422", None)
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

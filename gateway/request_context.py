@@ -1,0 +1,82 @@
+"""What every request gets, whatever its route: an id, a log line, and an answer when the route fails."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid7
+
+from gateway.errors import GatewayError, response_to
+
+log = logging.getLogger("gateway.access")
+
+LONGEST_LOGGED = 300
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+
+
+def request_id(client_id: str | None) -> str:
+    """The client's own id where it is sane (128 characters of A-Z a-z 0-9 . _ : -), else a new one."""
+    if client_id is not None and _SANE_ID.fullmatch(client_id):
+        return client_id
+    return f"req_{uuid7().hex}"
+
+
+def one_line(text: str) -> str:
+    """``text`` as it may stand in the log: no control characters, not long."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:LONGEST_LOGGED])
+
+
+class RequestContext:
+    """Pure ASGI middleware.
+
+    Puts ``request_id`` into the request's state and on the answer as ``x-request-id``; logs one line
+    for each request, whose state may carry a ``summary`` for it; turns what a route did not expect
+    into a 500 in OpenAI's shape, or ends the connection where the answer had begun.
+    """
+
+    def __init__(self, app: ASGIApp, access_log: bool) -> None:
+        self._app = app
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        identity = request_id(Headers(scope=scope).get("x-request-id"))
+        state = scope.setdefault("state", {})
+        state["request_id"] = identity
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = identity
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("%s %s failed, request %s", scope["method"], scope["path"], identity)
+            if status:
+                # The server closes the connection: a cut answer must not look like a whole one.
+                raise
+            await response_to(GatewayError("The gateway failed on this request."))(
+                scope, receive, send_with_id
+            )
+        if self._access_log:
+            log.info(
+                "%s %s %s %.1f ms %s%s",
+                scope["method"],
+                one_line(scope["path"]),
+                status or "gone",
+                (time.perf_counter() - began) * 1000,
+                identity,
+                one_line(state.get("summary", "")),
+            )

@@ -1,0 +1,1 @@
+"""Routes: parse, call generation, encode; no logic of their own."""

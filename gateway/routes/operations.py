@@ -1,0 +1,32 @@
+"""For operators and their machines: health and metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from gateway import openapi
+from gateway.lifecycle import lifecycle_of
+
+router = APIRouter(tags=["Operations"])
+
+
+@router.get("/health/live", summary="Is the process alive?", responses=openapi.LIVE)
+async def live() -> dict[str, str]:
+    """Needs neither the engine nor the database: restart the process when this fails."""
+    return {"status": "alive"}
+
+
+@router.get("/health/ready", summary="May requests come?", responses=openapi.READY)
+async def ready(request: Request, response: Response) -> dict[str, object]:
+    """503 while draining, and while the engine or the database is away; says which."""
+    problems = await lifecycle_of(request).problems()
+    if problems:
+        response.status_code = 503
+    return {"status": "not ready" if problems else "ready", "problems": problems}
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=openapi.METRICS)
+async def metrics() -> Response:
+    """The gateway's own under `gateway_`, and vLLM's under `vllm:`."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

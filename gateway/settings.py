@@ -1,0 +1,216 @@
+"""Every setting once: name, default, unit, and where its value came from.
+
+A setting is given as a command line option, as ``GATEWAY_<NAME>`` in the environment, or there in a
+file ``.env``; the first of these wins. DATABASE_URL, MODEL_PATH, HOST, PORT and LOG_LEVEL are honoured
+under those names too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import platformdirs
+from dotenv import dotenv_values
+from pydantic import AliasChoices, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "GATEWAY_"
+DEMO = "demo"
+
+
+class InvalidSetting(Exception):
+    """A setting has a value that can't be used; the message is one line that names it."""
+
+
+def default_data_dir() -> Path:
+    """Of the machine for root, of the user for anyone else."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/chatglm-gateway")
+    return Path(platformdirs.user_data_dir("chatglm-gateway"))
+
+
+def _also(name: str, plain: str) -> Any:
+    """``GATEWAY_<NAME>`` first, then a name that the field uses."""
+    return AliasChoices(name, PREFIX + name.upper(), plain)
+
+
+class Settings(BaseSettings):
+    """What an operator can choose."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        extra="ignore",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    host: str = Field(
+        "127.0.0.1", validation_alias=_also("host", "HOST"), description="Address to listen on."
+    )
+    port: int = Field(
+        8000, ge=0, le=65535, validation_alias=_also("port", "PORT"), description="Port; 0 takes a free one."
+    )
+    engine: Literal["vllm", "simulated"] = Field(
+        "vllm", description="vllm runs a model; simulated echoes, for tests and load."
+    )
+    model: str = Field(
+        DEMO,
+        validation_alias=_also("model", "MODEL_PATH"),
+        description="Folder of the model, or 'demo' for the small one that comes along.",
+    )
+    served_model_name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="What clients call the model; default: the folder's name.",
+    )
+    engine_args: dict[str, JsonValue] = Field(
+        default_factory=dict, description="JSON object of vllm.AsyncEngineArgs fields."
+    )
+    database_url: str | None = Field(
+        None,
+        validation_alias=_also("database_url", "DATABASE_URL"),
+        description="postgresql://… with libpq's options; default: an embedded PostgreSQL.",
+    )
+    data_dir: Path = Field(
+        default_factory=default_data_dir, description="Where the embedded PostgreSQL and the demo model live."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", validation_alias=_also("log_level", "LOG_LEVEL"), description="Least level that is logged."
+    )
+    access_log: bool = Field(True, description="Log one line for each request.")
+    max_body_bytes: int = Field(
+        8 * 1024 * 1024, ge=1024, description="Largest request body, in bytes; above it the answer is 413."
+    )
+    drain_seconds: float = Field(
+        30.0, ge=0, description="How long running requests may go on after SIGTERM, in seconds."
+    )
+    commit_wait_seconds: float = Field(
+        10.0, gt=0, description="How long an answer's end waits for its row's commit, in seconds."
+    )
+    simulated_ttft_ms: float = Field(
+        0.0, ge=0, description="Simulated engine: pause before the first token, in milliseconds."
+    )
+    simulated_tokens_per_second: float | None = Field(
+        None, gt=0, description="Simulated engine: tokens per second of one request; default: no pause."
+    )
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        if urlsplit(value).scheme not in ("postgresql", "postgres"):
+            raise ValueError("must be a postgresql:// URL")
+        return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _model_folder(self) -> Settings:
+        if self.engine == "vllm" and self.model != DEMO and not (Path(self.model) / "config.json").is_file():
+            raise ValueError(f"model: {self.model} is not a model's folder: it has no config.json")
+        return self
+
+
+def load(given: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings; ``given`` are the command line's and win.
+
+    Raises InvalidSetting for the first value that can't be used.
+    """
+    chosen = {name: value for name, value in (given or {}).items() if value is not None}
+    try:
+        return Settings(**chosen)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise InvalidSetting(message) from error
+        name = str(first["loc"][0]).lower().removeprefix(PREFIX.lower())
+        raise InvalidSetting(f"{name} ({_source(name, chosen)}): {message}") from error
+    except Exception as error:
+        # pydantic-settings' own errors, as for JSON that does not parse, name the field.
+        raise InvalidSetting(str(error).splitlines()[0]) from error
+
+
+@dataclass(frozen=True)
+class Described:
+    """One setting as an operator sees it, secrets masked."""
+
+    name: str
+    value: str
+    default: str
+    source: str
+    variables: list[str]
+    description: str
+
+
+def describe(settings: Settings, given: Mapping[str, Any]) -> Iterator[Described]:
+    """All settings, in their order."""
+    for name, field in Settings.model_fields.items():
+        yield Described(
+            name=name,
+            value=_shown(name, getattr(settings, name)),
+            default=_shown(name, field.get_default(call_default_factory=True)),
+            source=_source(name, given),
+            variables=_names(name),
+            description=field.description or "",
+        )
+
+
+def _names(name: str) -> list[str]:
+    """The environment variables that set ``name``, the winning one first."""
+    alias = Settings.model_fields[name].validation_alias
+    if isinstance(alias, AliasChoices):
+        return [choice for choice in alias.choices if isinstance(choice, str) and choice.isupper()]
+    return [PREFIX + name.upper()]
+
+
+def _source(name: str, given: Mapping[str, Any]) -> str:
+    if name not in Settings.model_fields:
+        return "settings"
+    if given.get(name) is not None:
+        return "command line"
+    for where, values in (("environment", os.environ), (".env", dotenv_values(".env"))):
+        folded = {key.upper() for key in values}
+        for variable in _names(name):
+            if variable in folded:
+                return f"{where} {variable}"
+    return "default"
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None:
+        return "-"
+    if name == "database_url" and isinstance(value, str):
+        return mask_password(value)
+    return str(value)
+
+
+def mask_password(url: str) -> str:
+    """``url`` with its password, wherever libpq takes one, replaced by ``***``."""
+    parts = urlsplit(url)
+    netloc = parts.netloc
+    if "@" in netloc:
+        user, _, host = netloc.rpartition("@")
+        name, colon, _ = user.partition(":")
+        netloc = f"{name}:***@{host}" if colon else f"{name}@{host}"
+    query = "&".join(
+        f"{pair.split('=')[0]}=***" if pair.split("=")[0] in ("password", "sslpassword") else pair
+        for pair in parts.query.split("&")
+    )
+    return urlunsplit(parts._replace(netloc=netloc, query=query))

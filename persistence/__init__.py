@@ -1,0 +1,1 @@
+"""Rows: what was asked and answered, kept in PostgreSQL."""

@@ -1,0 +1,142 @@
+"""The connection to PostgreSQL: an external server, or the embedded one, and its schema."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from persistence.embedded import EmbeddedPostgres
+from persistence.exact_text import json_from_column, json_to_column
+
+POOL_SIZE = 5
+CONNECT_SECONDS = 10.0
+
+# Any number, the same in every gateway: one migrates at a time.
+MIGRATION_LOCK = 7_201_932_845
+
+
+class DatabaseUnavailable(Exception):
+    """PostgreSQL can't be reached, or refuses us."""
+
+
+class SchemaMismatch(Exception):
+    """The schema is not the one this program works with."""
+
+
+class Database:
+    """One pool of connections.
+
+    ``url`` is a libpq URL (``postgresql://user@host/name?sslmode=verify-full&...``), taken by asyncpg
+    itself, so its TLS options and the PG* environment variables mean what they mean for libpq. Without
+    one the embedded server below ``data_dir`` is started, and stopped by ``close``.
+    """
+
+    def __init__(self, url: str | None, data_dir: Path) -> None:
+        self._url = url
+        self._embedded = EmbeddedPostgres(data_dir) if url is None else None
+        self._engine: AsyncEngine | None = None
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """SQLAlchemy's engine; valid after ``connect``."""
+        if self._engine is None:
+            raise DatabaseUnavailable("The database has not been connected.")
+        return self._engine
+
+    async def connect(self) -> None:
+        """Raises DatabaseUnavailable, and DataDirInUse for the embedded server."""
+        url = self._url
+        if self._embedded is not None:
+            url = await asyncio.to_thread(self._embedded.start)
+        assert url is not None
+        self._engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=_connector(url),
+            pool_size=POOL_SIZE,
+            max_overflow=0,
+            pool_pre_ping=True,
+            json_serializer=json_to_column,
+            json_deserializer=json_from_column,
+        )
+        try:
+            await self.check()
+        except DatabaseUnavailable:
+            await self.close()
+            raise
+
+    async def check(self) -> None:
+        """One round trip. Raises DatabaseUnavailable with the reason."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS), self.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise DatabaseUnavailable(f"PostgreSQL: {reason[0]}") from error
+
+    async def migrate(self) -> None:
+        """Bring the schema to this program's revision; waits for another gateway that is at it."""
+        async with self.engine.begin() as connection:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+            await connection.run_sync(_upgrade)
+
+    async def check_schema(self) -> None:
+        """Migrate the embedded server; raise SchemaMismatch for an external one that needs it."""
+        if self._embedded is not None:
+            await self.migrate()
+            return
+        async with self.engine.connect() as connection:
+            found = await connection.run_sync(_current_revision)
+        wanted = _scripts().get_current_head()
+        if found != wanted:
+            raise SchemaMismatch(
+                f"The database's schema is at revision {found or 'none'}, this program needs {wanted}: "
+                "run 'chatglm-gateway migrate' with the same DATABASE_URL first."
+            )
+
+    async def close(self) -> None:
+        """Close the pool, stop the embedded server. Safe to call twice."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.dispose()
+        if self._embedded is not None:
+            await asyncio.to_thread(self._embedded.stop)
+
+
+def _connector(url: str) -> Callable[[], Awaitable[asyncpg.Connection]]:
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(
+            url,
+            timeout=CONNECT_SECONDS,
+            server_settings={"application_name": "chatglm-gateway"},
+        )
+
+    return connect
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _current_revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,1 @@
+"""Alembic's home: the steps that make and change the schema."""

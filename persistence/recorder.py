@@ -1,0 +1,207 @@
+"""The recorder: rows on their way to PostgreSQL, many in one transaction.
+
+A request ``begin``s its row without waiting and ``close``s it before the last byte of its answer; a
+close returns when its row is committed. All rows that wait are written in one transaction, so the
+price of a close is one commit, however many close at once. A begun row is written as ``running`` when
+it has been open for BEGIN_LINGER_SECONDS, so a short request costs one write.
+
+Nothing is forgotten before it is written: while PostgreSQL is away the rows stay here, the write is
+tried again with a growing pause, and ``full`` tells the gateway to admit nothing more. (What a crash
+of the gateway would lose then is for the journal to keep, which stands here as a seam only.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DataError, IntegrityError
+from uuid_utils.compat import uuid7
+
+from persistence.database import Database
+from persistence.tables import message
+
+log = logging.getLogger("gateway.recorder")
+
+BEGIN_LINGER_SECONDS = 0.1
+WRITE_SECONDS = 30.0
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 2.0
+MOST_ROWS = 10_000
+ROWS_PER_TRANSACTION = 500
+
+
+@dataclass(slots=True, eq=False)
+class MessageRow:
+    """One row of the message table; the columns are described there. Times are milliseconds."""
+
+    endpoint: str
+    model: str
+    request_id: str
+    query: str
+    chat_type: str
+    conversation_id: str | None = None
+    meta_data: dict[str, Any] = field(default_factory=dict)
+    id: UUID = field(default_factory=uuid7)
+    create_time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    status: str = "running"
+    finish_reason: str | None = None
+    response: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    ttft_ms: float | None = None
+    duration_ms: float | None = None
+    error: str | None = None
+
+
+_COLUMNS = [field.name for field in fields(MessageRow)]
+# What is known only at the end.
+_CLOSED = (
+    "status", "finish_reason", "response", "prompt_tokens", "completion_tokens", "cached_tokens",
+    "ttft_ms", "duration_ms", "error", "meta_data",
+)  # fmt: skip
+_insert = insert(message)
+_write = _insert.on_conflict_do_update(
+    index_elements=["id"], set_={name: _insert.excluded[name] for name in _CLOSED}
+)
+
+
+class Recorder:
+    """The one writer of message rows; lives between ``start`` and ``stop``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._begun: dict[UUID, tuple[float, MessageRow]] = {}
+        self._closed: dict[UUID, MessageRow] = {}
+        self._writing: dict[UUID, MessageRow] = {}
+        self._work = asyncio.Event()
+        self._commit: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.rows_written = 0
+        self.rows_lost = 0
+
+    @property
+    def depth(self) -> int:
+        """Rows that are known here and not committed yet."""
+        return len(self._begun) + len(self._closed) + len(self._writing)
+
+    @property
+    def full(self) -> bool:
+        """So many rows wait that no new request may be admitted."""
+        return self.depth >= MOST_ROWS
+
+    def start(self) -> None:
+        """Start writing. Needs a running event loop and a connected database."""
+        self._commit = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run(), name="recorder")
+
+    def begin(self, row: MessageRow) -> None:
+        """Take a new row; does not wait."""
+        self._begun[row.id] = (asyncio.get_running_loop().time(), row)
+        self._work.set()
+
+    async def close(self, row: MessageRow, timeout_seconds: float) -> bool:
+        """Take a row's last state and wait until it is committed.
+
+        False when it was not within ``timeout_seconds``; it is still written as soon as possible.
+        """
+        self._begun.pop(row.id, None)
+        self._closed[row.id] = row
+        self._work.set()
+        assert self._commit is not None, "the recorder has not been started"
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await asyncio.shield(self._commit)
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self, timeout_seconds: float) -> None:
+        """Write what is left, for at most ``timeout_seconds``, then end."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while self.depth:
+                    self._work.set()
+                    await asyncio.sleep(BEGIN_LINGER_SECONDS / 2)
+        if self.depth:
+            self.rows_lost += self.depth
+            log.error("%d rows could not be written before the end", self.depth)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._work.wait()
+            if not self._closed and self._begun:
+                began, _ = next(iter(self._begun.values()))
+                if (pause := began + BEGIN_LINGER_SECONDS - loop.time()) > 0:
+                    self._work.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await self._work.wait()
+            commit, self._commit = self._commit, loop.create_future()
+            self._take(loop.time() - BEGIN_LINGER_SECONDS)
+            await self._write_until_done()
+            assert commit is not None
+            commit.set_result(None)
+            if self._closed or self._begun:
+                self._work.set()
+            else:
+                self._work.clear()
+
+    def _take(self, begun_before: float) -> None:
+        """Move the rows of the next transaction to ``_writing``."""
+        self._writing, self._closed = self._closed, {}
+        while self._begun:
+            began, row = next(iter(self._begun.values()))
+            if began > begun_before:
+                break
+            del self._begun[row.id]
+            self._writing[row.id] = row
+
+    async def _write_until_done(self) -> None:
+        pause = FIRST_RETRY_SECONDS
+        size = ROWS_PER_TRANSACTION
+        while self._writing:
+            rows = list(islice(self._writing.values(), size))
+            try:
+                await self._write(rows)
+            except (DataError, IntegrityError) as error:
+                if len(rows) > 1:
+                    # Find the one that PostgreSQL refuses, so that the others are kept.
+                    size = 1
+                    continue
+                self.rows_lost += 1
+                log.error("row %s can't be written: %s", rows[0].id.hex, first_line(error))
+            except Exception as error:
+                log.warning("%d rows wait for PostgreSQL: %s", self.depth, first_line(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LAST_RETRY_SECONDS)
+                continue
+            for row in rows:
+                del self._writing[row.id]
+
+    async def _write(self, rows: Iterable[MessageRow]) -> None:
+        values = [{name: getattr(row, name) for name in _COLUMNS} for row in rows]
+        async with asyncio.timeout(WRITE_SECONDS), self._database.engine.begin() as connection:
+            await connection.execute(_write, values)
+        self.rows_written += len(values)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
