@@ -74,14 +74,10 @@ class SimulatedStream:
 
     async def next(self) -> Delta:
         """The next token, or the whole answer where the request does not stream."""
-        while True:
-            target = self._tokens + 1 if self._stream else self._token_count
-            await self._until(self._first_due + self._interval * (target - 1))
-            self._tokens = self._generated(target)
-            delta = self._take()
-            # As from the real engine, nothing comes while all new text is held back.
-            if delta.text or delta.finish_reason:
-                return delta
+        target = self._tokens + 1 if self._stream else self._token_count
+        await self._until(self._first_due + self._interval * (target - 1))
+        self._tokens = self._generated(target)
+        return self._take()
 
     async def abort(self) -> None:
         """End after what has been generated so far."""

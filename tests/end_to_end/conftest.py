@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.end_to_end.served import Gateway, running
+
+# Kept between runs: the demo model is converted once.
+DEMO_DATA = Path(__file__).parents[2] / "build" / "test-demo"
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A fresh data directory with a path short enough for a Unix socket."""
+    folder = Path(tempfile.mkdtemp(prefix="gateway-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def simulated() -> Iterator[Gateway]:
+    """A gateway with the simulated engine."""
+    folder = Path(tempfile.mkdtemp(prefix="gateway-"))
+    with running(folder, "--engine", "simulated") as gateway:
+        yield gateway
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def client(simulated: Gateway) -> Iterator[httpx.Client]:
+    """An HTTP client of the simulated gateway."""
+    with httpx.Client(base_url=simulated.base_url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[Gateway]:
+    """A gateway with the demo model on the real engine."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    with running(DEMO_DATA) as gateway:
+        yield gateway

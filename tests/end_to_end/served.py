@@ -1,0 +1,161 @@
+"""A gateway in a process of its own, and its rows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+
+from persistence.exact_text import from_column, json_from_column
+
+COMMAND = (sys.executable, "-m", "gateway.cli", "serve")
+STARTED = "Try       curl"
+START_SECONDS = 240.0
+STOP_SECONDS = 60.0
+
+
+@dataclass
+class Gateway:
+    """A gateway's process. ``output`` is all that it printed and logged."""
+
+    process: subprocess.Popen[bytes]
+    data_dir: Path
+    output_path: Path
+
+    @property
+    def output(self) -> str:
+        return self.output_path.read_text(errors="replace")
+
+    @property
+    def base_url(self) -> str:
+        """Without the trailing ``/v1``."""
+        line = next(line for line in self.output.splitlines() if line.startswith("Base URL"))
+        return line.split()[-1].removesuffix("/v1")
+
+    def wait_until_started(self) -> None:
+        """Until it has printed its last line, or ended."""
+        self.wait_for(lambda: STARTED in self.output)
+
+    def wait_for(self, true: Any) -> None:
+        """Until ``true()``, or the process has ended, or START_SECONDS have passed."""
+        deadline = time.monotonic() + START_SECONDS
+        while not true():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.output}"
+            assert time.monotonic() < deadline, f"not within {START_SECONDS} s:\n{self.output}"
+            time.sleep(0.02)
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit status."""
+        return self.process.wait(STOP_SECONDS)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that lives because of this gateway: its descendants and its PostgreSQL."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        postmaster = self.data_dir / "postgres" / "postmaster.pid"
+        if postmaster.exists():
+            server = psutil.Process(int(postmaster.read_text().splitlines()[0]))
+            found += [server, *server.children(recursive=True)]
+        return found
+
+    def rows(self, where: str = "true", *values: object) -> list[dict[str, Any]]:
+        """Rows of the message table, decoded, oldest first."""
+        socket_dir = (self.data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+        return rows(f"postgresql://postgres@/postgres?host={socket_dir}", where, *values)
+
+    def row(self, answer_id: str) -> dict[str, Any]:
+        """The row of an answer, by the id that the client saw."""
+        (row,) = self.rows("id = $1::text::uuid", answer_id.split("-")[-1])
+        return row
+
+
+def rows(url: str, where: str = "true", *values: object) -> list[dict[str, Any]]:
+    """Rows of the message table behind ``url``."""
+
+    async def fetch() -> list[dict[str, Any]]:
+        connection = await asyncpg.connect(url)
+        try:
+            found = await connection.fetch(f"SELECT * FROM message WHERE {where} ORDER BY id", *values)
+        finally:
+            await connection.close()
+        return [decoded(dict(record)) for record in found]
+
+    return asyncio.run(fetch())
+
+
+def decoded(record: dict[str, Any]) -> dict[str, Any]:
+    record["meta_data"] = json_from_column(record["meta_data"])
+    for name in ("query", "response", "error", "request_id"):
+        if record[name] is not None:
+            record[name] = from_column(record[name])
+    return record
+
+
+def launch(data_dir: Path, *options: str, **environment: str) -> Gateway:
+    """Start ``chatglm-gateway serve`` on a free port; does not wait for it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix="output-", suffix=".txt", dir=data_dir)
+    with open(descriptor, "wb") as output:
+        process = subprocess.Popen(
+            [*COMMAND, "--port", "0", "--data-dir", str(data_dir), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=clean_environment() | environment,
+            # So that a test can send Ctrl-C to the whole group, as a terminal does.
+            start_new_session=True,
+        )
+    return Gateway(process, data_dir, Path(name))
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's, without what would be a setting of the gateway."""
+    settings = ("DATABASE_URL", "MODEL_PATH", "HOST", "PORT", "LOG_LEVEL")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GATEWAY_") and name not in settings
+    }
+
+
+@contextmanager
+def running(data_dir: Path, *options: str, **environment: str) -> Iterator[Gateway]:
+    """A started gateway, ended afterwards; what it leaves behind is a failure."""
+    gateway = launch(data_dir, *options, **environment)
+    processes: list[psutil.Process] = []
+    try:
+        gateway.wait_until_started()
+        processes = gateway.processes()
+        yield gateway
+    finally:
+        if gateway.process.poll() is None:
+            gateway.signal(signal.SIGTERM)
+        try:
+            gateway.wait()
+        finally:
+            left = alive(processes)
+            for process in left:
+                process.kill()
+            if gateway.process.poll() is None:
+                gateway.process.kill()
+    assert not left, f"left behind: {left}\n{gateway.output}"
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run a moment later; multiprocessing's bookkeeper ends just after its parent."""
+    _, living = psutil.wait_procs(processes, timeout=5)
+    return [process for process in living if process.status() != psutil.STATUS_ZOMBIE]
