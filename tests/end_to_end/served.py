@@ -67,8 +67,10 @@ class Gateway:
         """Everything that lives because of this gateway: its descendants and its PostgreSQL."""
         found = psutil.Process(self.process.pid).children(recursive=True)
         postmaster = self.data_dir / "postgres" / "postmaster.pid"
-        if postmaster.exists():
-            server = psutil.Process(int(postmaster.read_text().splitlines()[0]))
+        pid = int(postmaster.read_text().split()[0]) if postmaster.exists() else 0
+        # Below 0 while the cluster is being made.
+        if pid > 0:
+            server = psutil.Process(pid)
             found += [server, *server.children(recursive=True)]
         return found
 
