@@ -44,6 +44,7 @@ class Database:
         self._url = url
         self._embedded = EmbeddedPostgres(data_dir) if url is None else None
         self._engine: AsyncEngine | None = None
+        self._connector: Callable[[], Awaitable[asyncpg.Connection]] | None = None
 
     @property
     def engine(self) -> AsyncEngine:
@@ -58,9 +59,10 @@ class Database:
         if self._embedded is not None:
             url = await asyncio.to_thread(self._embedded.start)
         assert url is not None
+        self._connector = _connector(url)
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=_connector(url),
+            async_creator=self._connector,
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_pre_ping=True,
@@ -72,6 +74,11 @@ class Database:
         except DatabaseUnavailable:
             await self.close()
             raise
+
+    async def connection(self) -> asyncpg.Connection:
+        """A connection of its own, outside the pool, for the one who writes all the time."""
+        assert self._connector is not None, "the database has not been connected"
+        return await self._connector()
 
     async def check(self) -> None:
         """One round trip. Raises DatabaseUnavailable with the reason."""

@@ -19,14 +19,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DataError, IntegrityError
+import asyncpg
 from uuid_utils.compat import uuid7
 
 from persistence.database import Database
+from persistence.exact_text import json_to_column, to_column
 from persistence.tables import message
 
 log = logging.getLogger("gateway.recorder")
@@ -36,6 +37,9 @@ WRITE_SECONDS = 30.0
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 2.0
 MOST_ROWS = 10_000
 ROWS_PER_TRANSACTION = 500
+
+# What PostgreSQL, or the driver for it, says of a value; anything else is a failure of the connection.
+_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,16 +66,32 @@ class MessageRow:
     error: str | None = None
 
 
-_COLUMNS = [field.name for field in fields(MessageRow)]
 # What is known only at the end.
 _CLOSED = (
     "status", "finish_reason", "response", "prompt_tokens", "completion_tokens", "cached_tokens",
     "ttft_ms", "duration_ms", "error", "meta_data",
 )  # fmt: skip
-_insert = insert(message)
-_write = _insert.on_conflict_do_update(
-    index_elements=["id"], set_={name: _insert.excluded[name] for name in _CLOSED}
+_COLUMNS = [field.name for field in fields(MessageRow)]
+# Only names of our own go into the statement.
+_WRITE = (
+    f"INSERT INTO {message.name} ({', '.join(_COLUMNS)})"  # noqa: S608
+    f" VALUES ({', '.join(f'${number}' for number in range(1, len(_COLUMNS) + 1))})"
+    f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _CLOSED)}"
 )
+_values = attrgetter(*_COLUMNS)
+# Where a row's values need more than the driver does.
+_META_DATA = _COLUMNS.index("meta_data")
+_TEXTS = [_COLUMNS.index(name) for name in ("conversation_id", "query", "response", "error", "request_id")]
+
+
+def encoded(row: MessageRow) -> list[Any]:
+    """The values of ``row`` as the driver takes them, in the order of the columns."""
+    values: list[Any] = list(_values(row))
+    values[_META_DATA] = json_to_column(row.meta_data)
+    for index in _TEXTS:
+        if values[index] is not None:
+            values[index] = to_column(values[index])
+    return values
 
 
 class Recorder:
@@ -85,6 +105,7 @@ class Recorder:
         self._work = asyncio.Event()
         self._commit: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._connection: asyncpg.Connection | None = None
         self.rows_written = 0
         self.rows_lost = 0
 
@@ -140,6 +161,7 @@ class Recorder:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        self._drop_connection()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -179,7 +201,7 @@ class Recorder:
             rows = list(islice(self._writing.values(), size))
             try:
                 await self._write(rows)
-            except (DataError, IntegrityError) as error:
+            except _REFUSED as error:
                 if len(rows) > 1:
                     # Find the one that PostgreSQL refuses, so that the others are kept.
                     size = 1
@@ -195,10 +217,25 @@ class Recorder:
                 del self._writing[row.id]
 
     async def _write(self, rows: Iterable[MessageRow]) -> None:
-        values = [{name: getattr(row, name) for name in _COLUMNS} for row in rows]
-        async with asyncio.timeout(WRITE_SECONDS), self._database.engine.begin() as connection:
-            await connection.execute(_write, values)
+        values = [encoded(row) for row in rows]
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                if self._connection is None:
+                    self._connection = await self._database.connection()
+                # One round trip, and one transaction, for all of them.
+                await self._connection.executemany(_WRITE, values)
+        except _REFUSED:
+            raise
+        except BaseException:
+            # In an unknown state, or gone.
+            self._drop_connection()
+            raise
         self.rows_written += len(values)
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
 
 
 def first_line(error: BaseException) -> str:
