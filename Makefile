@@ -26,7 +26,6 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy tests benchmarks
 
 bench: install
 	$(BIN)/python -m benchmarks.frontend

@@ -8,6 +8,7 @@ is nearly every one, is encoded as a whole and gives the ids that the model was 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -31,9 +32,10 @@ class ChatTemplateFormat:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._backend = cast("Backend", tokenizer.backend_tokenizer)
-        self._plain = Backend.from_str(self._backend.to_str())
-        self._plain.encode_special_tokens = True
+        self._plain = without_added_tokens(self._backend)
         control = [text for text in tokenizer.get_added_vocab() if text.strip()]
+        # A few tokenizers look for some control tokens only after normalizing a text (as to lower case).
+        self._normalizer = self._backend.normalizer if reads_normalized(self._backend) else None
         alternatives = "|".join(re.escape(text) for text in sorted(control, key=len, reverse=True))
         # A placeholder that a user wrote is taken out like a control token.
         self._control = re.compile(f"{alternatives}|\uf8f0|\uf8f1" if control else "\uf8f0|\uf8f1")
@@ -51,7 +53,7 @@ class ChatTemplateFormat:
         conversation = [
             {
                 "role": ROLES.get(message.role, message.role),
-                "content": self._control.sub(take, message.content),
+                "content": self._control.sub(take, self._normalized(message.content)),
             }
             for message in messages
         ]
@@ -73,6 +75,13 @@ class ChatTemplateFormat:
             raise UnrenderablePrompt("The prompt must not be empty for this model.")
         return Prompt(prompt)
 
+    def _normalized(self, text: str) -> str:
+        if self._normalizer is None:
+            return text
+        normalized: str = self._normalizer.normalize_str(text)
+        # What is the same to the model is kept as it was written where nothing hides in it.
+        return normalized if self._control.search(normalized) else text
+
     def _pieces(self, text: str, taken: list[str]) -> Iterator[list[int]]:
         """The ids of the template's text, and of what was taken out of it, in their order."""
         for index, piece in enumerate(_PLACEHOLDERS.split(text)):
@@ -80,3 +89,17 @@ class ChatTemplateFormat:
                 yield self._plain.encode(taken[int(piece)], add_special_tokens=False).ids
             elif piece:
                 yield self._backend.encode(piece, add_special_tokens=False).ids
+
+
+def without_added_tokens(backend: Backend) -> Backend:
+    """A copy that reads no control token out of a text, special or not."""
+    description = json.loads(backend.to_str())
+    description["added_tokens"] = []
+    return Backend.from_str(json.dumps(description))
+
+
+def reads_normalized(backend: Backend) -> bool:
+    """Whether some added token is looked for in the normalized text."""
+    return backend.normalizer is not None and any(
+        token.normalized for token in backend.get_added_tokens_decoder().values()
+    )

@@ -1,10 +1,10 @@
 """A vLLM worker without a model, so that a benchmark sees the serving process alone.
 
-Scheduler, KV-cache bookkeeping and message queues are vLLM's own. A step costs no CPU, and one that
-continues answers keeps a GPU's pace: it starts ``STEP_SECONDS`` after the one before, or at once when
-that is past. Without a pace the engine outruns every front end, which then merges several tokens into one
-event, and a cost per token says little. A step of new prompts alone never waits, so that at one client
-the first token shows the front end.
+Scheduler, KV-cache bookkeeping and message queues are vLLM's own; a step of the model costs nothing. With
+FREE_WORKER_STEP_SECONDS in the environment a step that continues answers also keeps a GPU's pace: it starts
+that long after the one before, or at once when that is past. (Without a pace the engine can outrun a front
+end, which then merges several tokens into one event: ``events_per_token`` shows it.) A step of new prompts
+alone never waits.
 
 Selected with ``worker_cls="benchmarks.free_worker.FreeWorker"``. Read against vLLM 0.32.
 """
@@ -23,7 +23,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
-STEP_SECONDS = float(os.environ.get("FREE_WORKER_STEP_SECONDS", "0.005"))
+STEP_SECONDS = float(os.environ.get("FREE_WORKER_STEP_SECONDS", "0"))
 KV_CACHE_BYTES = 1 << 30  # claimed, never allocated: room for 32,768 blocks of the one small layer
 VOCABULARY_SIZE = 64  # distinct words that answers are made of
 

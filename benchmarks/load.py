@@ -66,6 +66,7 @@ class LoadResult:
     requests_with_warm_up: int
     prompt_tokens: int  # of the longest prompt
     completion_tokens: int  # of all measured requests
+    events: int  # of all measured streams; fewer than tokens where a front end merged some to keep up
     seconds: float  # from the first measured request to the end of the last one
     ttft_ms: Percentiles | None  # until the first event with ``choices``; None when not streamed
     latency_ms: Percentiles
@@ -86,6 +87,10 @@ class LoadResult:
         return self.server_cpu_seconds / self.completion_tokens * 1e6
 
     @property
+    def events_per_token(self) -> float:
+        return self.events / self.completion_tokens
+
+    @property
     def cpu_us_per_request(self) -> float:
         return self.server_cpu_seconds / self.requests * 1e6
 
@@ -97,6 +102,7 @@ class Answer:
     first_event: float | None  # None when not streamed
     latency: float
     usage: Usage
+    events: int  # 0 when not streamed
 
 
 class Connection(asyncio.Protocol):
@@ -152,7 +158,8 @@ class Connection(asyncio.Protocol):
         if usage.completion_tokens != self._scenario.tokens:
             raise WireError(f"{usage.completion_tokens} tokens instead of {self._scenario.tokens}")
         first_event = self._first_event_at - self._asked_at if self._first_event_at is not None else None
-        return Answer(first_event, ended_at - self._asked_at, usage)
+        events = reader.body.count(b"data: ") if self._scenario.stream else 0
+        return Answer(first_event, ended_at - self._asked_at, usage, events)
 
 
 def numbered_requests(model: str, port: int, scenario: Scenario) -> Iterator[bytes]:
@@ -214,6 +221,7 @@ async def measure(scenario: Scenario, *, port: int, pid: int, model: str, second
         requests_with_warm_up=len(answers) + len(warm_up),
         prompt_tokens=max(answer.usage.prompt_tokens for answer in answers),
         completion_tokens=sum(answer.usage.completion_tokens for answer in answers),
+        events=sum(answer.events for answer in answers),
         seconds=ended_at - started_at,
         ttft_ms=percentiles_ms(first_events) if scenario.stream else None,
         latency_ms=percentiles_ms([answer.latency for answer in answers]),

@@ -36,6 +36,7 @@ TTFT_P50 = Metric("time to first token p50, ms", lambda result: _ttft(result).p5
 TTFT_P99 = Metric("time to first token p99, ms", lambda result: _ttft(result).p99)
 LATENCY_P50 = Metric("latency p50, ms", lambda result: result.latency_ms.p50)
 LATENCY_P99 = Metric("latency p99, ms", lambda result: result.latency_ms.p99)
+EVENTS = Metric("events per token", lambda result: result.events_per_token)
 MEMORY = Metric("front-end resident memory, MiB", lambda result: result.server_resident_mib)
 
 STREAMED = (
@@ -47,6 +48,7 @@ STREAMED = (
     TTFT_P99,
     LATENCY_P50,
     LATENCY_P99,
+    EVENTS,
     MEMORY,
 )
 WHOLE = (CPU_PER_REQUEST, CPU_PER_TOKEN, REQUESTS, TOKENS, LATENCY_P50, LATENCY_P99, MEMORY)

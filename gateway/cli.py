@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -56,9 +55,7 @@ def serve(
     ] = None,
 ) -> None:
     """Start the engine and the database, and serve. Every option is a setting too: see 'settings'."""
-    given = dict(locals())
-    given["engine_args"] = parsed_engine_args(engine_args)
-    settings = load_or_exit(given)
+    settings = load_or_exit(dict(locals()))
     from gateway.server import run
 
     raise typer.Exit(run(settings))
@@ -109,16 +106,6 @@ def load_or_exit(given: dict[str, Any]) -> Settings:
         return load(given)
     except InvalidSetting as error:
         fail(f"Invalid setting: {error}")
-
-
-def parsed_engine_args(text: str | None) -> Any:
-    """The option's JSON; its shape is for the settings to check."""
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        fail(f"Invalid setting: engine_args (command line): not JSON: {error}")
 
 
 def fail(message: str) -> NoReturn:

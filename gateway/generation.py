@@ -30,7 +30,7 @@ from persistence.recorder import MessageRow, Recorder
 
 log = logging.getLogger("gateway.generation")
 
-AbortReason = Literal["cancelled", "shutdown"]
+AbortReason = Literal["cancelled", "shutdown", "error"]
 
 # How long an aborted request's last Delta is waited for.
 ABORT_SECONDS = 5.0
@@ -236,7 +236,8 @@ class Generation:
     async def _end_early(self, error: BaseException | None) -> None:
         """Whoever was answering has stopped before the end: take what the engine had, settle."""
         if self._last is None and not isinstance(error, GatewayError):
-            await self.abort("shutdown" if isinstance(error, asyncio.CancelledError) else "cancelled")
+            reason: AbortReason = "cancelled" if error is None else "error"
+            await self.abort("shutdown" if isinstance(error, asyncio.CancelledError) else reason)
             with contextlib.suppress(TimeoutError, GatewayError):
                 async with asyncio.timeout(ABORT_SECONDS):
                     while self._last is None:

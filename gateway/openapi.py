@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from adapters.openai.requests import ChatCompletionRequest, CompletionRequest
 
-Described = dict[int | str, dict[str, Any]]
+Described = dict[str, dict[str, Any]]
 
 BODIES: tuple[type[BaseModel], ...] = (ChatCompletionRequest, CompletionRequest)
 REF = "#/components/schemas/{model}"
@@ -41,25 +41,25 @@ def _error(message: str, param: str | None, code: str | None, kind: str = "inval
 
 
 _FAILURES: Described = {
-    400: {
+    "400": {
         "description": "The request can't be honoured as it is; the message names the field.",
         "content": _error(
             "Missing required parameter: 'messages'.", "messages", "missing_required_parameter"
         ),
     },
-    404: {
+    "404": {
         "description": "The model is not served here.",
         "content": _error("The model 'gpt-4' is not served here; 'demo' is.", "model", "model_not_found"),
     },
-    413: {
+    "413": {
         "description": "The body is too large.",
         "content": _error("The body is larger than 8388608 bytes.", None, "body_too_large"),
     },
-    500: {
+    "500": {
         "description": "The engine failed on this request.",
         "content": _error("The engine failed on this request.", None, None, "server_error"),
     },
-    503: {
+    "503": {
         "description": "Not now: full, or shutting down. Carries Retry-After.",
         "content": _error("The gateway is shutting down.", None, "shutting_down", "server_error"),
     },
@@ -81,7 +81,7 @@ _ID = "019a0f0e6c5c7b1f8d7e6a5b4c3d2e1f"
 
 def _answers(example: dict[str, Any], stream: str) -> Described:
     return {
-        200: {
+        "200": {
             "description": "The answer; with stream=true, server-sent events that end with `[DONE]`.",
             "content": {
                 "application/json": {"schema": {"type": "object"}, "example": example},
@@ -92,13 +92,18 @@ def _answers(example: dict[str, Any], stream: str) -> Described:
     }
 
 
+def _json(description: str, example: dict[str, Any]) -> dict[str, Any]:
+    content = {"schema": {"type": "object"}, "example": example}
+    return {"description": description, "content": {"application/json": content}}
+
+
 def _body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
     content = {"schema": {"$ref": REF.format(model=model.__name__)}, "examples": examples}
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+    return {"required": True, "content": {"application/json": content}}
 
 
-CHAT: dict[str, Any] = {
-    "openapi_extra": _body(
+_CHAT: dict[str, Any] = {
+    "requestBody": _body(
         ChatCompletionRequest,
         {
             "question": {
@@ -143,8 +148,8 @@ CHAT: dict[str, Any] = {
         '"delta":{"content":"Paris"},"finish_reason":null}]}\n\n...\n\ndata: [DONE]\n\n',
     ),
 }
-COMPLETION: dict[str, Any] = {
-    "openapi_extra": _body(
+_COMPLETION: dict[str, Any] = {
+    "requestBody": _body(
         CompletionRequest,
         {
             "continue": {
@@ -175,30 +180,30 @@ _MODEL = {
     "max_model_len": 8192,
     "sampling_defaults": {"temperature": 0.2, "top_p": 0.9},
 }
-MODELS: Described = {
-    200: {"content": {"application/json": {"example": {"object": "list", "data": [_MODEL]}}}}
+_MODELS_ANSWERS: Described = {"200": _json("The list.", {"object": "list", "data": [_MODEL]})}
+_MODEL_ANSWERS: Described = {"200": _json("The model.", _MODEL), "404": _FAILURES["404"]}
+_LIVE_ANSWERS: Described = {"200": _json("Alive.", {"status": "alive"})}
+_READY_ANSWERS: Described = {
+    "200": _json("Ready.", {"status": "ready", "problems": []}),
+    "503": _json("Not ready.", {"status": "not ready", "problems": ["The engine's processes have ended."]}),
 }
-MODEL: Described = {
-    200: {"content": {"application/json": {"example": _MODEL}}},
-    404: _FAILURES[404],
-}
-LIVE: Described = {200: {"content": {"application/json": {"example": {"status": "alive"}}}}}
-READY: Described = {
-    200: {"content": {"application/json": {"example": {"status": "ready", "problems": []}}}},
-    503: {
-        "description": "Not ready.",
-        "content": {
-            "application/json": {
-                "example": {"status": "not ready", "problems": ["The engine's processes have ended."]}
-            }
-        },
-    },
-}
-METRICS: Described = {
-    200: {
+_METRICS_ANSWERS: Described = {
+    "200": {
         "description": "Prometheus' text format.",
         "content": {"text/plain": {"example": 'gateway_requests_total{endpoint="/v1/completions"} 3.0\n'}},
     }
+}
+
+
+# By path; FastAPI would drop the nulls out of the examples, so they are put in after it.
+_OPERATIONS: dict[str, dict[str, Any]] = {
+    "/v1/models": {"responses": _MODELS_ANSWERS},
+    "/v1/models/{model}": {"responses": _MODEL_ANSWERS},
+    "/v1/chat/completions": _CHAT,
+    "/v1/completions": _COMPLETION,
+    "/health/live": {"responses": _LIVE_ANSWERS},
+    "/health/ready": {"responses": _READY_ANSWERS},
+    "/metrics": {"responses": _METRICS_ANSWERS},
 }
 
 
@@ -214,10 +219,9 @@ def describe(app: FastAPI) -> None:
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(definitions["$defs"])
             schemas["Error"] = _ERROR_SCHEMA
-            for path in schema["paths"].values():
-                for operation in path.values():
-                    # FastAPI's own validation is not what answers here.
-                    operation["responses"].pop("422", None)
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    operation.update(_OPERATIONS[path])
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
             app.openapi_schema = schema

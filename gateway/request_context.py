@@ -63,7 +63,8 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            log.exception("%s %s failed, request %s", scope["method"], scope["path"], identity)
+            path = one_line(scope["path"])
+            log.exception("%s %s failed, request %s", scope["method"], path, identity)
             if status:
                 # The server closes the connection: a cut answer must not look like a whole one.
                 raise

@@ -7,17 +7,26 @@ under those names too.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import platformdirs
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, JsonValue, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "GATEWAY_"
 DEMO = "demo"
@@ -34,9 +43,13 @@ def default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("chatglm-gateway"))
 
 
-def _also(name: str, plain: str) -> Any:
-    """``GATEWAY_<NAME>`` first, then a name that the field uses."""
-    return AliasChoices(name, PREFIX + name.upper(), plain)
+def _also(name: str, plain: str) -> AliasChoices:
+    """``GATEWAY_<NAME>`` first, then a name that people know."""
+    return AliasChoices(PREFIX + name.upper(), plain)
+
+
+def _json(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -71,7 +84,8 @@ class Settings(BaseSettings):
         max_length=200,
         description="What clients call the model; default: the folder's name.",
     )
-    engine_args: dict[str, JsonValue] = Field(
+    # Read as text, from wherever it comes: pydantic-settings would merge the objects of several sources.
+    engine_args: Annotated[dict[str, JsonValue], NoDecode, BeforeValidator(_json)] = Field(
         default_factory=dict, description="JSON object of vllm.AsyncEngineArgs fields."
     )
     database_url: str | None = Field(
@@ -138,7 +152,7 @@ def load(given: Mapping[str, Any] | None = None) -> Settings:
         return Settings(**chosen)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
+        message = " ".join(first["msg"].removeprefix("Value error, ").splitlines())
         if not first["loc"]:
             raise InvalidSetting(message) from error
         name = str(first["loc"][0]).lower().removeprefix(PREFIX.lower())
@@ -187,7 +201,7 @@ def _source(name: str, given: Mapping[str, Any]) -> str:
     if given.get(name) is not None:
         return "command line"
     for where, values in (("environment", os.environ), (".env", dotenv_values(".env"))):
-        folded = {key.upper() for key in values}
+        folded = {key.upper() for key, value in values.items() if value}
         for variable in _names(name):
             if variable in folded:
                 return f"{where} {variable}"
@@ -203,15 +217,15 @@ def _shown(name: str, value: object) -> str:
 
 
 def mask_password(url: str) -> str:
-    """``url`` with its password, wherever libpq takes one, replaced by ``***``."""
-    parts = urlsplit(url)
-    netloc = parts.netloc
-    if "@" in netloc:
-        user, _, host = netloc.rpartition("@")
-        name, colon, _ = user.partition(":")
-        netloc = f"{name}:***@{host}" if colon else f"{name}@{host}"
-    query = "&".join(
-        f"{pair.split('=')[0]}=***" if pair.split("=")[0] in ("password", "sslpassword") else pair
-        for pair in parts.query.split("&")
-    )
-    return urlunsplit(parts._replace(netloc=netloc, query=query))
+    """``url`` with its password, wherever libpq takes one, replaced by ``***``; quoted or not."""
+    scheme, separator, rest = url.partition("://")
+    user, at, rest = rest.rpartition("@")
+    if ":" in user:
+        user = user.partition(":")[0] + ":***"
+    address, question, query = rest.partition("?")
+    return f"{scheme}{separator}{user}{at}{address}{question}{'&'.join(map(_mask_pair, query.split('&')))}"
+
+
+def _mask_pair(pair: str) -> str:
+    key, equals, _ = pair.partition("=")
+    return f"{key}=***" if equals and unquote(key) in ("password", "sslpassword") else pair

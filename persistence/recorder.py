@@ -103,7 +103,8 @@ class Recorder:
         self._closed: dict[UUID, MessageRow] = {}
         self._writing: dict[UUID, MessageRow] = {}
         self._work = asyncio.Event()
-        self._commit: asyncio.Future[None] | None = None
+        # Of the next transactions: gives the rows of them that were refused.
+        self._commit: asyncio.Future[set[UUID]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._connection: asyncpg.Connection | None = None
         self.rows_written = 0
@@ -132,7 +133,8 @@ class Recorder:
     async def close(self, row: MessageRow, timeout_seconds: float) -> bool:
         """Take a row's last state and wait until it is committed.
 
-        False when it was not within ``timeout_seconds``; it is still written as soon as possible.
+        False when it was not within ``timeout_seconds``; it is still written as soon as possible. False
+        also when PostgreSQL refuses a value of it; it is lost then.
         """
         self._begun.pop(row.id, None)
         self._closed[row.id] = row
@@ -140,10 +142,9 @@ class Recorder:
         assert self._commit is not None, "the recorder has not been started"
         try:
             async with asyncio.timeout(timeout_seconds):
-                await asyncio.shield(self._commit)
+                return row.id not in await asyncio.shield(self._commit)
         except TimeoutError:
             return False
-        return True
 
     async def stop(self, timeout_seconds: float) -> None:
         """Write what is left, for at most ``timeout_seconds``, then end."""
@@ -176,9 +177,9 @@ class Recorder:
                             await self._work.wait()
             commit, self._commit = self._commit, loop.create_future()
             self._take(loop.time() - BEGIN_LINGER_SECONDS)
-            await self._write_until_done()
+            refused = await self._write_until_done()
             assert commit is not None
-            commit.set_result(None)
+            commit.set_result(refused)
             if self._closed or self._begun:
                 self._work.set()
             else:
@@ -194,7 +195,9 @@ class Recorder:
             del self._begun[row.id]
             self._writing[row.id] = row
 
-    async def _write_until_done(self) -> None:
+    async def _write_until_done(self) -> set[UUID]:
+        """Gives the rows that PostgreSQL refused; the others are committed."""
+        refused: set[UUID] = set()
         pause = FIRST_RETRY_SECONDS
         size = ROWS_PER_TRANSACTION
         while self._writing:
@@ -207,6 +210,7 @@ class Recorder:
                     size = 1
                     continue
                 self.rows_lost += 1
+                refused.add(rows[0].id)
                 log.error("row %s can't be written: %s", rows[0].id.hex, first_line(error))
             except Exception as error:
                 log.warning("%d rows wait for PostgreSQL: %s", self.depth, first_line(error))
@@ -215,6 +219,7 @@ class Recorder:
                 continue
             for row in rows:
                 del self._writing[row.id]
+        return refused
 
     async def _write(self, rows: Iterable[MessageRow]) -> None:
         values = [encoded(row) for row in rows]

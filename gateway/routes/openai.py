@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request, Response
 from adapters.openai.answers import ChatChunks, CompletionChunks, Envelope, chat_completion, completion
 from adapters.openai.requests import Body, ChatCompletionRequest, CompletionRequest
 from engine.base import ChatMessage, GenerationRequest, ModelCard
-from gateway import openapi
 from gateway.errors import InvalidRequest
 from gateway.lifecycle import Lifecycle, lifecycle_of
 from gateway.prompting import check_model, rendered, token_budget
@@ -21,13 +20,13 @@ from persistence.recorder import MessageRow
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
-@router.get("/models", summary="The served model", responses=openapi.MODELS)
+@router.get("/models", summary="The served model")
 async def models(request: Request) -> dict[str, Any]:
     """What a client may name as ``model``."""
     return {"object": "list", "data": [model_object(lifecycle_of(request).engine.card)]}
 
 
-@router.get("/models/{model:path}", summary="One model", responses=openapi.MODEL)
+@router.get("/models/{model:path}", summary="One model")
 async def one_model(request: Request, model: str) -> dict[str, Any]:
     """The model's context and sampling defaults stand beside OpenAI's fields."""
     card = lifecycle_of(request).engine.card
@@ -35,7 +34,7 @@ async def one_model(request: Request, model: str) -> dict[str, Any]:
     return model_object(card)
 
 
-@router.post("/chat/completions", summary="Chat", **openapi.CHAT)
+@router.post("/chat/completions", summary="Chat")
 async def chat_completions(request: Request) -> Response:
     """The next turn of a conversation, whole or as server-sent events."""
     lifecycle = lifecycle_of(request)
@@ -58,7 +57,7 @@ async def chat_completions(request: Request) -> Response:
     return with_ignored(response, asked)
 
 
-@router.post("/completions", summary="Completion", **openapi.COMPLETION)
+@router.post("/completions", summary="Completion")
 async def completions(request: Request) -> Response:
     """The continuation of a text, whole or as server-sent events."""
     lifecycle = lifecycle_of(request)

@@ -5,19 +5,18 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway import openapi
 from gateway.lifecycle import lifecycle_of
 
 router = APIRouter(tags=["Operations"])
 
 
-@router.get("/health/live", summary="Is the process alive?", responses=openapi.LIVE)
+@router.get("/health/live", summary="Is the process alive?")
 async def live() -> dict[str, str]:
     """Needs neither the engine nor the database: restart the process when this fails."""
     return {"status": "alive"}
 
 
-@router.get("/health/ready", summary="May requests come?", responses=openapi.READY)
+@router.get("/health/ready", summary="May requests come?")
 async def ready(request: Request, response: Response) -> dict[str, object]:
     """503 while draining, and while the engine or the database is away; says which."""
     problems = await lifecycle_of(request).problems()
@@ -26,7 +25,7 @@ async def ready(request: Request, response: Response) -> dict[str, object]:
     return {"status": "not ready" if problems else "ready", "problems": problems}
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=openapi.METRICS)
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics() -> Response:
     """The gateway's own under `gateway_`, and vLLM's under `vllm:`."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from adapters.openai.answers import (
+    ChatChunks,
+    CompletionChunks,
+    Envelope,
+    chat_completion,
+    completion,
+    event,
+)
+from engine.base import Usage
+from tests.strategies import json_values, texts
+
+DONE = b"data: [DONE]\n\n"
+USAGE = Usage(prompt_tokens=7, completion_tokens=3, cached_tokens=4)
+USAGE_FIELDS = {
+    "prompt_tokens": 7,
+    "completion_tokens": 3,
+    "total_tokens": 10,
+    "prompt_tokens_details": {"cached_tokens": 4},
+}
+
+Chunks = ChatChunks | CompletionChunks
+envelopes = st.builds(
+    Envelope, id=texts, model=texts, created=st.integers(0, 2**40), system_fingerprint=texts
+)
+kinds = st.sampled_from([ChatChunks, CompletionChunks])
+reasons = st.sampled_from(["stop", "length"])
+ENVELOPE = Envelope("chatcmpl-1", "m", 1_700_000_000, "f")
+
+
+def events(data: bytes) -> list[str]:
+    """The data of server-sent events, as the standard has them read."""
+    assert data.endswith(b"\n\n")
+    blocks = data.removesuffix(b"\n\n").split(b"\n\n")
+    for block in blocks:
+        assert block.startswith(b"data: ")
+        assert not set(b"\n\r") & set(block)
+    return [block.removeprefix(b"data: ").decode() for block in blocks]
+
+
+def frames(chunks: Chunks, pieces: list[str], finish_reason: str = "stop") -> list[bytes]:
+    """All writes of one stream."""
+    first, *rest = pieces or [""]
+    return [chunks.first(first), *(chunks.more(piece) for piece in rest), chunks.last(finish_reason, USAGE)]
+
+
+def stream(chunks: Chunks, pieces: list[str], finish_reason: str = "stop") -> list[dict[str, Any]]:
+    """The objects of one stream, which ends in ``[DONE]``."""
+    data = b"".join(frames(chunks, pieces, finish_reason))
+    assert data.endswith(DONE)
+    assert data.count(DONE) == 1 or any("[DONE]" in piece for piece in pieces)
+    return [json.loads(one) for one in events(data)[:-1]]
+
+
+def text_of(chunk: dict[str, Any]) -> str:
+    choice = chunk["choices"][0]
+    text: str = choice["text"] if "text" in choice else choice["delta"].get("content", "")
+    return text
+
+
+@given(kinds, envelopes, st.booleans(), st.lists(texts, max_size=6), reasons)
+def test_the_chunks_joined_are_the_text_and_all_say_the_same_of_the_answer(
+    kind: type[Chunks], envelope: Envelope, include_usage: bool, pieces: list[str], finish_reason: str
+) -> None:
+    chunks = stream(kind(envelope, include_usage), pieces, finish_reason)
+    for chunk in chunks:
+        assert chunk.items() >= envelope.fields(kind.kind).items()
+    with_choice = [chunk for chunk in chunks if chunk["choices"]]
+    assert "".join(map(text_of, with_choice)) == "".join(pieces)
+    assert [chunk["choices"][0]["finish_reason"] for chunk in with_choice] == [None] * (
+        len(with_choice) - 1
+    ) + [finish_reason]
+
+
+@given(kinds, st.booleans(), st.lists(texts.filter(bool), min_size=1, max_size=6))
+def test_usage_comes_last_and_only_when_asked_for(
+    kind: type[Chunks], include_usage: bool, pieces: list[str]
+) -> None:
+    chunks = stream(kind(ENVELOPE, include_usage), pieces)
+    if include_usage:
+        assert chunks[-1]["choices"] == []
+        assert chunks[-1]["usage"] == USAGE_FIELDS
+        assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    else:
+        assert all("usage" not in chunk for chunk in chunks)
+        assert all(chunk["choices"] for chunk in chunks)
+
+
+@given(kinds, texts.filter(bool))
+def test_each_piece_of_text_is_one_event(kind: type[Chunks], text: str) -> None:
+    assert len(events(kind(ENVELOPE, False).more(text))) == 1
+
+
+@given(st.lists(texts, max_size=4), st.booleans())
+def test_openais_own_library_reads_a_chat(pieces: list[str], include_usage: bool) -> None:
+    chunks = [
+        ChatCompletionChunk.model_validate(chunk, strict=True)
+        for chunk in stream(ChatChunks(ENVELOPE, include_usage), pieces, "length")
+    ]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert all(chunk.choices[0].delta.role is None for chunk in chunks[1:] if chunk.choices)
+    assert [choice.finish_reason for chunk in chunks for choice in chunk.choices][-1] == "length"
+    text = "".join(pieces)
+    whole = ChatCompletion.model_validate_json(chat_completion(ENVELOPE, text, "stop", USAGE))
+    assert whole.choices[0].message.content == text
+    assert whole.usage is not None
+    assert whole.usage.total_tokens == 10
+
+
+@given(texts, st.booleans())
+def test_openais_own_library_reads_a_completion(text: str, include_usage: bool) -> None:
+    for chunk in stream(CompletionChunks(ENVELOPE, include_usage), [text]):
+        if chunk["choices"] and chunk["choices"][0]["finish_reason"] is not None:
+            Completion.model_validate(chunk)
+    whole = Completion.model_validate_json(completion(ENVELOPE, text, "length", USAGE))
+    assert (whole.choices[0].text, whole.choices[0].finish_reason) == (text, "length")
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens_details is not None
+    assert whole.usage.prompt_tokens_details.cached_tokens == 4
+
+
+@given(envelopes, texts, reasons)
+def test_a_whole_answer_says_the_same_as_a_stream(envelope: Envelope, text: str, reason: str) -> None:
+    chat = json.loads(chat_completion(envelope, text, reason, USAGE))
+    plain = json.loads(completion(envelope, text, reason, USAGE))
+    assert chat.items() >= envelope.fields("chat.completion").items()
+    assert plain.items() >= envelope.fields("text_completion").items()
+    assert chat["usage"] == plain["usage"] == USAGE_FIELDS
+    assert chat["choices"][0]["message"] == {"role": "assistant", "content": text, "refusal": None}
+    assert plain["choices"][0]["text"] == text
+    assert chat["choices"][0]["finish_reason"] == plain["choices"][0]["finish_reason"] == reason
+
+
+def test_the_role_comes_in_the_same_write_as_the_first_text() -> None:
+    role, text = (json.loads(one) for one in events(ChatChunks(ENVELOPE, False).first("Hi")))
+    assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert text["choices"][0]["delta"] == {"content": "Hi"}
+
+
+def test_a_chat_without_text_still_has_its_role() -> None:
+    first, last = stream(ChatChunks(ENVELOPE, False), [])
+    assert first["choices"][0]["delta"]["role"] == "assistant"
+    assert last["choices"][0]["delta"] == {}
+
+
+@pytest.mark.parametrize("kind", [ChatChunks, CompletionChunks])
+def test_two_streams_do_not_share_anything(kind: type[Chunks]) -> None:
+    one, two = kind(ENVELOPE, True), kind(Envelope("2", "other", 1, ""), False)
+    before = one.more("x")
+    two.last("stop", USAGE)
+    assert one.more("x") == before != two.more("x")
+
+
+@given(st.dictionaries(texts, json_values, max_size=4))
+def test_an_event_of_anything_is_one_event(fields: dict[str, Any]) -> None:
+    (data,) = events(event(fields))
+    assert json.loads(data) == fields

@@ -1,0 +1,171 @@
+"""What stands around a generation: a client, a recorder, engines that break."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Message
+
+from adapters.openai.answers import ChatChunks, Envelope
+from engine.base import Delta, DeltaStream, EngineError, GenerationRequest
+from engine.simulated import SimulatedEngine
+from gateway.generation import Generations
+from gateway.sse import EventStream
+from persistence.recorder import MessageRow, Recorder
+from tests.strategies import echo_request
+
+AN_HOUR_MS = 3_600_000.0
+ONE_IN_1000_SECONDS = 0.001
+
+
+class MemoryRecorder(Recorder):
+    """Keeps rows in memory, and the order of things in ``events``."""
+
+    full = False
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+        self.begun: list[MessageRow] = []
+        self.closed: list[MessageRow] = []
+        self.may_commit = asyncio.Event()
+        self.may_commit.set()
+        self.closing = asyncio.Event()
+
+    def begin(self, row: MessageRow) -> None:
+        self.begun.append(row)
+
+    async def close(self, row: MessageRow, timeout_seconds: float) -> bool:
+        self.closed.append(copy.copy(row))
+        self.closing.set()
+        await self.may_commit.wait()
+        self.events.append("commit")
+        return True
+
+    @property
+    def row(self) -> MessageRow:
+        """The one row that was closed, once."""
+        (row,) = self.closed
+        assert [begun.id for begun in self.begun] == [row.id]
+        return row
+
+
+class Client:
+    """Both ends of an ASGI connection; ``events`` has what arrived, in its order."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+        self.messages: list[Message] = []
+        self.has_text = asyncio.Event()
+        self._gone = asyncio.Event()
+
+    async def receive(self) -> Message:
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.messages.append(message)
+        if message["type"] == "http.response.body":
+            self.events.append("end" if not message.get("more_body") else "text")
+            self.has_text.set()
+
+    def leave(self) -> None:
+        self._gone.set()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.messages)
+
+    @property
+    def data(self) -> list[str]:
+        """Of each event that came."""
+        return [block.removeprefix("data: ") for block in self.body.decode().split("\n\n")[:-1]]
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        return [json.loads(data) for data in self.data if data != "[DONE]"]
+
+    @property
+    def text(self) -> str:
+        choices = [choice for one in self.objects for choice in one.get("choices", [])]
+        return "".join(choice["delta"].get("content", "") for choice in choices)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error that the stream ended with."""
+        assert "[DONE]" not in self.data
+        error: dict[str, Any] = self.objects[-1]["error"]
+        return error
+
+
+class BreakingEngine(SimulatedEngine):
+    """Raises ``failure`` instead of the Delta after the first ``deltas`` ones."""
+
+    def __init__(self, deltas: int, failure: Exception) -> None:
+        super().__init__()
+        self._deltas, self._failure = deltas, failure
+
+    async def submit(self, request: GenerationRequest) -> DeltaStream:  # type: ignore[override]
+        return Breaking(await super().submit(request), self._deltas, self._failure)
+
+
+@dataclass
+class Breaking:
+    """A stream that breaks."""
+
+    stream: DeltaStream
+    deltas: int
+    failure: Exception
+
+    async def next(self) -> Delta:
+        if self.deltas == 0:
+            raise self.failure
+        self.deltas -= 1
+        return await self.stream.next()
+
+    async def abort(self) -> None:
+        await self.stream.abort()
+
+
+class RefusingEngine(SimulatedEngine):
+    """Takes no request."""
+
+    def __init__(self, failure: EngineError) -> None:
+        super().__init__()
+        self._failure = failure
+
+    async def submit(self, request: GenerationRequest) -> Any:
+        raise self._failure
+
+
+@dataclass
+class House:
+    """A gateway's inside with one client before it."""
+
+    engine: SimulatedEngine = field(default_factory=SimulatedEngine)
+
+    def __post_init__(self) -> None:
+        self.events: list[str] = []
+        self.recorder = MemoryRecorder(self.events)
+        self.client = Client(self.events)
+        self.generations = Generations(self.engine, self.recorder, commit_wait_seconds=30.0)
+
+    def stream(self, text: str, *, stop: tuple[str, ...] = (), max_tokens: int = 1000) -> asyncio.Task[None]:
+        """Start to answer ``text`` to the client."""
+        request = echo_request(text, stop=stop, max_tokens=max_tokens)
+        chunks = ChatChunks(Envelope("chatcmpl-1", "m", 1, "f"), include_usage=True)
+        response = EventStream(self.generations, request, new_row(text), chunks)
+        return asyncio.create_task(self._call(response))
+
+    async def _call(self, response: EventStream) -> None:
+        await response({"type": "http"}, self.client.receive, self.client.send)
+
+
+def new_row(query: str) -> MessageRow:
+    """A row before its request runs."""
+    return MessageRow(
+        endpoint="/v1/chat/completions", model="m", request_id="r", query=query, chat_type="llm_chat"
+    )

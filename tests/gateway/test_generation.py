@@ -1,0 +1,240 @@
+"""How requests end, and what their rows say then."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.base import EngineDead, EngineError, EngineOverloaded, GenerationFailed, RequestRefused
+from engine.simulated import SimulatedEngine
+from gateway.errors import GatewayError, GenerationError, InvalidRequest, Unavailable
+from gateway.generation import Generation
+from persistence.recorder import MessageRow
+from tests.gateway.fakes import (
+    AN_HOUR_MS,
+    ONE_IN_1000_SECONDS,
+    BreakingEngine,
+    House,
+    RefusingEngine,
+    new_row,
+)
+from tests.strategies import echo_request, texts
+
+
+def opened(house: House, text: str, *, stream: bool = False) -> Generation:
+    return house.generations.open(echo_request(text, stream=stream), new_row(text), house.client.receive)
+
+
+def ended(row: MessageRow) -> tuple[str, str | None, str, int, int]:
+    return row.status, row.finish_reason, row.response, row.prompt_tokens, row.completion_tokens
+
+
+@given(texts, st.booleans())
+async def test_a_finished_request_leaves_its_text_and_the_engines_counts(text: str, stream: bool) -> None:
+    house = House()
+    async with opened(house, text, stream=stream) as generation:
+        while (await generation.next()).finish_reason is None:
+            pass
+        await generation.settle()
+        await generation.settle()
+        assert (generation.status, generation.finish_reason, generation.text) == ("completed", "stop", text)
+        assert generation.failure is None
+    row = house.recorder.row
+    assert ended(row) == ("completed", "stop", text, len(text), len(text))
+    assert row.error is None
+    assert row.ttft_ms is not None
+    assert row.duration_ms is not None
+    assert 0 <= row.ttft_ms <= row.duration_ms
+    assert len(house.generations) == 0
+
+
+async def test_a_request_that_reached_its_limit_says_length() -> None:
+    house = House()
+    request = echo_request("abcdef", max_tokens=2, stream=False)
+    async with house.generations.open(request, new_row("abcdef"), house.client.receive) as generation:
+        await generation.next()
+        await generation.settle()
+    assert ended(house.recorder.row) == ("completed", "length", "ab", 6, 2)
+
+
+@given(texts.filter(bool), st.data())
+async def test_a_client_that_leaves_at_any_moment_keeps_exact_text_and_counts(
+    text: str, data: st.DataObject
+) -> None:
+    house = House()
+    async with opened(house, text, stream=True) as generation:
+        for _ in range(data.draw(st.integers(0, len(text) - 1))):
+            await generation.next()
+        await generation.abort("cancelled")
+        while (await generation.next()).finish_reason is None:
+            pass
+        await generation.settle()
+    row = house.recorder.row
+    assert text.startswith(row.response)
+    assert row.completion_tokens == len(row.response)
+    assert row.prompt_tokens == len(text)
+    if len(row.response) < len(text):
+        assert (row.status, row.finish_reason) == ("cancelled", "cancelled")
+
+
+async def test_a_route_that_stops_early_settles_with_what_the_engine_had() -> None:
+    house = House()
+    async with opened(house, "abc", stream=True) as generation:
+        await generation.next()
+    assert ended(house.recorder.row) == ("cancelled", "cancelled", "a", 3, 1)
+    assert len(house.generations) == 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (RequestRefused("too long", "max_tokens"), InvalidRequest),
+        (EngineOverloaded(), Unavailable),
+        (EngineDead(), Unavailable),
+    ],
+)
+async def test_what_the_engine_does_not_take_leaves_no_row(
+    failure: EngineError, error: type[GatewayError]
+) -> None:
+    house = House(RefusingEngine(failure))
+    with pytest.raises(error):
+        async with opened(house, "abc"):
+            pytest.fail("was let in")
+    assert house.recorder.begun == house.recorder.closed == []
+    assert len(house.generations) == 0
+
+
+async def test_an_engine_that_breaks_leaves_the_text_so_far_and_why() -> None:
+    house = House(BreakingEngine(2, GenerationFailed("a secret of the inside")))
+    with pytest.raises(GenerationError, match="The engine failed on this request"):
+        async with opened(house, "abc", stream=True) as generation:
+            while True:
+                await generation.next()
+    row = house.recorder.row
+    assert ended(row) == ("error", "error", "ab", 3, 2)
+    assert row.error == "The engine failed on this request."
+
+
+async def test_a_gateway_that_breaks_says_error_not_cancelled() -> None:
+    house = House()
+    with pytest.raises(ZeroDivisionError):
+        async with opened(house, "abc", stream=True) as generation:
+            await generation.next()
+            raise ZeroDivisionError("a bug of ours")
+    row = house.recorder.row
+    assert ended(row) == ("error", "error", "a", 3, 1)
+    assert row.error == "a bug of ours"
+
+
+async def test_nothing_is_admitted_while_draining() -> None:
+    house = House()
+    await house.generations.drain(0)
+    with pytest.raises(Unavailable, match="shutting down") as refused:
+        async with opened(house, "abc"):
+            pytest.fail("was let in")
+    assert refused.value.headers["retry-after"]
+    assert house.recorder.begun == []
+
+
+async def test_nothing_is_admitted_while_too_many_rows_wait() -> None:
+    house = House()
+    house.recorder.full = True
+    with pytest.raises(Unavailable, match="rows wait") as refused:
+        async with opened(house, "abc"):
+            pytest.fail("was let in")
+    assert refused.value.code == "database_unavailable"
+
+
+async def test_a_drain_waits_for_what_runs() -> None:
+    house = House()
+    async with opened(house, "abc", stream=True) as generation:
+        await generation.next()
+        draining = asyncio.create_task(house.generations.drain(AN_HOUR_MS))
+        while (await generation.next()).finish_reason is None:
+            assert not draining.done()
+        await generation.settle()
+    await draining
+    assert house.recorder.row.status == "completed"
+
+
+async def test_a_hurried_drain_ends_what_runs() -> None:
+    house = House(SimulatedEngine(ttft_ms=AN_HOUR_MS))
+    async with opened(house, "abc") as generation:
+        draining = asyncio.create_task(house.generations.drain(AN_HOUR_MS))
+        waiting = asyncio.create_task(generation.next())
+        await asyncio.sleep(0)
+        house.generations.hurry()
+        assert (await waiting).finish_reason == "abort"
+        await generation.settle()
+        assert generation.failure is not None
+        assert generation.failure.status == 503
+    await draining
+    assert ended(house.recorder.row) == ("shutdown", "shutdown", "", 3, 0)
+
+
+@pytest.mark.parametrize(
+    "engine", [{"ttft_ms": AN_HOUR_MS}, {"tokens_per_second": ONE_IN_1000_SECONDS}], ids=str
+)
+async def test_a_cancelled_handler_settles_its_row_once(engine: dict[str, float]) -> None:
+    house = House(SimulatedEngine(**engine))
+    inside = asyncio.Event()
+
+    async def handler() -> None:
+        async with opened(house, "abc", stream=True) as generation:
+            inside.set()
+            while True:
+                await generation.next()
+
+    task = asyncio.create_task(handler())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    row = house.recorder.row
+    assert row.status == "shutdown"
+    assert row.completion_tokens == len(row.response)
+    assert "abc".startswith(row.response)
+    assert len(house.generations) == 0
+
+
+async def test_a_handler_cancelled_during_its_commit_does_not_settle_again() -> None:
+    house = House()
+    house.recorder.may_commit.clear()
+
+    async def handler() -> None:
+        async with opened(house, "abc") as generation:
+            await generation.next()
+            await generation.settle()
+
+    task = asyncio.create_task(handler())
+    await house.recorder.closing.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended(house.recorder.row) == ("completed", "stop", "abc", 3, 3)
+    assert len(house.generations) == 0
+
+
+async def test_a_drain_waits_for_the_row_of_a_cancelled_handler() -> None:
+    house = House(SimulatedEngine(ttft_ms=AN_HOUR_MS))
+    house.recorder.may_commit.clear()
+
+    async def handler() -> None:
+        async with opened(house, "abc") as generation:
+            await generation.next()
+
+    task = asyncio.create_task(handler())
+    await asyncio.sleep(0)
+    task.cancel()
+    await house.recorder.closing.wait()
+    draining = asyncio.create_task(house.generations.drain(AN_HOUR_MS))
+    await asyncio.sleep(0)
+    assert not draining.done()
+    house.recorder.may_commit.set()
+    await draining
+    assert house.events == ["commit"]
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.chat_format import Prompt, UnrenderablePrompt
+from engine.base import ModelCard
+from gateway.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
+from gateway.prompting import THREAD_CHARACTERS, check_model, rendered, token_budget
+
+CARD = ModelCard("m", "simulated", max_model_len=100, chat_format="code_points")
+
+
+@given(st.integers(0, 99), st.none() | st.integers(1, 10**30))
+def test_an_answer_has_what_was_asked_for_or_the_rest_of_the_context(
+    prompt_tokens: int, asked: int | None
+) -> None:
+    budget = token_budget(prompt_tokens, asked, CARD, "messages")
+    assert 1 <= budget <= 100 - prompt_tokens
+    assert budget in (asked, 100 - prompt_tokens)
+    assert asked is None or budget <= asked
+
+
+@given(st.integers(100, 10**6), st.none() | st.integers(1, 10))
+def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers(
+    prompt_tokens: int, asked: int | None
+) -> None:
+    with pytest.raises(ContextLengthExceeded, match=f"{prompt_tokens} tokens.* 100 tokens") as refused:
+        token_budget(prompt_tokens, asked, CARD, "messages")
+    assert (refused.value.param, refused.value.code) == ("messages", "context_length_exceeded")
+
+
+def test_the_served_model_may_be_named_or_left_out() -> None:
+    check_model("m", CARD)
+    check_model(None, CARD)
+
+
+@pytest.mark.parametrize("name", ["", "M", "gpt-4", "m" * 10_000])
+def test_another_model_is_not_found_and_the_served_one_is_named(name: str) -> None:
+    with pytest.raises(ModelNotFound, match="'m' is") as refused:
+        check_model(name, CARD)
+    assert refused.value.param == "model"
+    assert len(refused.value.message) < 200
+
+
+@pytest.mark.parametrize(("characters", "same"), [(0, True), (THREAD_CHARACTERS, False)])
+async def test_a_long_prompt_is_rendered_off_the_event_loop(characters: int, same: bool) -> None:
+    def render() -> Prompt:
+        return Prompt([threading.get_ident()])
+
+    prompt = await rendered(render, characters, "messages")
+    assert (prompt.token_ids == [threading.get_ident()]) == same
+
+
+@pytest.mark.parametrize("characters", [0, THREAD_CHARACTERS])
+async def test_a_prompt_that_has_no_place_is_the_clients_fault(characters: int) -> None:
+    def refuse() -> Prompt:
+        raise UnrenderablePrompt("roles must alternate")
+
+    with pytest.raises(InvalidRequest, match="roles must alternate") as refused:
+        await rendered(refuse, characters, "messages")
+    assert refused.value.param == "messages"

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.settings import Described, InvalidSetting, Settings, describe, load, mask_password
+
+PLAIN = [
+    ("host", "HOST", "0.0.0.0", "::1"),
+    ("port", "PORT", "1", "2"),
+    ("database_url", "DATABASE_URL", "postgresql://a/b", "postgresql://c/d"),
+    ("log_level", "LOG_LEVEL", "debug", "error"),
+]
+
+
+def dot_env(**values: str) -> None:
+    Path(".env").write_text("".join(f"{name}='{value}'\n" for name, value in values.items()))
+
+
+def environment(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+def described(name: str, given_: dict[str, Any] | None = None) -> Described:
+    chosen = given_ or {}
+    return next(one for one in describe(load(chosen), chosen) if one.name == name)
+
+
+def invalid(**given_: Any) -> str:
+    """The one line that an operator sees."""
+    with pytest.raises(InvalidSetting) as refused:
+        load(given_)
+    message = str(refused.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> str:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+def test_without_a_word_everything_has_its_default() -> None:
+    chosen = load()
+    assert (chosen.host, chosen.port, chosen.engine, chosen.model) == ("127.0.0.1", 8000, "vllm", "demo")
+    assert chosen.database_url is None
+    assert chosen.engine_args == {}
+    assert {one.source for one in describe(chosen, {})} == {"default"}
+    assert [one.name for one in describe(chosen, {})] == list(Settings.model_fields)
+    assert all(one.description for one in describe(chosen, {}))
+
+
+def test_the_first_of_command_line_environment_file_and_default_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [(load().drain_seconds, described("drain_seconds").source)]
+    dot_env(GATEWAY_DRAIN_SECONDS="1")
+    found.append((load().drain_seconds, described("drain_seconds").source))
+    environment(monkeypatch, GATEWAY_DRAIN_SECONDS="2")
+    found.append((load().drain_seconds, described("drain_seconds").source))
+    chosen = {"drain_seconds": 3.0}
+    found.append((load(chosen).drain_seconds, described("drain_seconds", chosen).source))
+    assert found == [
+        (30.0, "default"),
+        (1.0, ".env GATEWAY_DRAIN_SECONDS"),
+        (2.0, "environment GATEWAY_DRAIN_SECONDS"),
+        (3.0, "command line"),
+    ]
+
+
+@pytest.mark.parametrize(("name", "plain", "one", "other"), PLAIN)
+def test_a_plain_name_is_honoured_after_the_one_with_the_prefix(
+    monkeypatch: pytest.MonkeyPatch, name: str, plain: str, one: str, other: str
+) -> None:
+    environment(monkeypatch, **{plain: one})
+    assert str(getattr(load(), name)) == one
+    assert described(name).source == f"environment {plain}"
+    environment(monkeypatch, **{f"GATEWAY_{name.upper()}": other})
+    assert str(getattr(load(), name)) == other
+    assert described(name).source == f"environment GATEWAY_{name.upper()}"
+    assert described(name).variables == [f"GATEWAY_{name.upper()}", plain]
+    assert str(getattr(load({name: one}), name)) == one
+
+
+@pytest.mark.parametrize(("name", "plain", "one", "other"), PLAIN)
+def test_a_plain_name_in_the_environment_wins_over_the_file(
+    monkeypatch: pytest.MonkeyPatch, name: str, plain: str, one: str, other: str
+) -> None:
+    dot_env(**{f"GATEWAY_{name.upper()}": other})
+    environment(monkeypatch, **{plain: one})
+    assert str(getattr(load(), name)) == one
+    assert described(name).source == f"environment {plain}"
+
+
+@pytest.mark.parametrize(("name", "plain", "one", "other"), PLAIN)
+def test_a_plain_name_in_the_file_is_honoured(name: str, plain: str, one: str, other: str) -> None:
+    dot_env(**{plain: one})
+    assert str(getattr(load(), name)) == one
+    assert described(name).source == f".env {plain}"
+
+
+def test_the_model_is_honoured_under_its_plain_name(
+    monkeypatch: pytest.MonkeyPatch, model_folder: str
+) -> None:
+    environment(monkeypatch, MODEL_PATH=model_folder)
+    assert load().model == model_folder
+    environment(monkeypatch, GATEWAY_MODEL="demo")
+    assert load().model == "demo"
+
+
+def test_no_other_name_in_the_environment_sets_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(monkeypatch, MODEL="theirs", ENGINE="simulated", DATA_DIR="/theirs", GATEWAY_UNKNOWN="1")
+    chosen = load()
+    assert (chosen.model, chosen.engine) == ("demo", "vllm")
+    assert {one.source for one in describe(chosen, {})} == {"default"}
+
+
+def test_an_empty_value_in_the_environment_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(monkeypatch, PORT="", GATEWAY_DRAIN_SECONDS="", DATABASE_URL="", GATEWAY_ENGINE_ARGS="")
+    chosen = load()
+    assert (chosen.port, chosen.drain_seconds, chosen.database_url) == (8000, 30.0, None)
+    assert {one.source for one in describe(chosen, {})} == {"default"}
+    dot_env(GATEWAY_PORT="1")
+    assert (load().port, described("port").source) == (1, ".env GATEWAY_PORT")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "70000"),
+        ("port", "http"),
+        ("engine", "llama"),
+        ("database_url", "mysql://h/d"),
+        ("database_url", "postgresql://u:p@[h/d"),
+        ("log_level", "loud"),
+        ("access_log", "perhaps"),
+        ("max_body_bytes", "1"),
+        ("drain_seconds", "-1"),
+        ("commit_wait_seconds", "0"),
+        ("served_model_name", ""),
+        ("simulated_ttft_ms", "-1"),
+        ("simulated_tokens_per_second", "0"),
+        ("engine_args", "[]"),
+    ],
+)
+def test_a_value_that_can_not_be_used_is_named_with_where_it_came_from(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    assert invalid(**{name: value}).startswith(f"{name} (command line): ")
+    variable = f"GATEWAY_{name.upper()}"
+    if value:
+        environment(monkeypatch, **{variable: value})
+        assert invalid().startswith(f"{name} (environment {variable}): ")
+        monkeypatch.delenv(variable)
+        dot_env(**{variable: value})
+        assert invalid().startswith(f"{name} (.env {variable}): ")
+
+
+@pytest.mark.parametrize("url", ["mysql://u:secret@h/d", "postgresql://u:secret@[h/d"])
+def test_a_refused_value_is_not_repeated(url: str) -> None:
+    assert "secret" not in invalid(database_url=url)
+
+
+def test_engine_args_are_json_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(monkeypatch, GATEWAY_ENGINE_ARGS='{"max_model_len": 4096, "swap": {"a": [1.5, null]}}')
+    assert load().engine_args == {"max_model_len": 4096, "swap": {"a": [1.5, None]}}
+    assert load({"engine_args": {"seed": 1}}).engine_args == {"seed": 1}
+
+
+def test_engine_args_that_are_not_json_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(monkeypatch, GATEWAY_ENGINE_ARGS="{max_model_len: 4096}")
+    assert "engine_args" in invalid()
+
+
+@pytest.mark.parametrize("name", ["absent", "a file", "an empty folder", "two\nlines", "nul\0"])
+def test_a_folder_without_a_model_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a file").touch()
+    (tmp_path / "an empty folder").mkdir()
+    message = invalid(model=str(tmp_path / name))
+    assert message.startswith("model")
+    assert "config.json" in message
+
+
+def test_a_models_folder_is_taken_and_the_simulated_engine_needs_none(model_folder: str) -> None:
+    assert load({"model": model_folder}).model == model_folder
+    assert load({"model": "absent", "engine": "simulated"}).model == "absent"
+
+
+def test_the_data_directory_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment(monkeypatch, HOME=str(tmp_path))
+    assert load({"data_dir": "~/data"}).data_dir == tmp_path / "data"
+    assert load({"data_dir": "data"}).data_dir == Path.cwd() / "data"
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "debug", "Debug"])
+def test_a_log_level_in_any_case(level: str) -> None:
+    assert load({"log_level": level}).log_level == "debug"
+
+
+def test_options_that_were_not_given_are_left_to_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(monkeypatch, PORT="1")
+    assert load({"port": None}).port == 1
+
+
+def test_a_described_password_is_masked() -> None:
+    url = "postgresql://me:hunter2@db.example:5432/rows?sslmode=require&password=hunter2"
+    shown = described("database_url", {"database_url": url})
+    assert shown.value == "postgresql://me:***@db.example:5432/rows?sslmode=require&password=***"
+    assert (shown.default, shown.source) == ("-", "command line")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me@h/d", "postgresql://me@h/d"),
+        ("postgresql:///d?host=/run/postgresql", "postgresql:///d?host=/run/postgresql"),
+        ("postgresql://h/d?sslpassword=hunter2", "postgresql://h/d?sslpassword=***"),
+        ("postgresql://me:@h/d", "postgresql://me:***@h/d"),
+    ],
+)
+def test_what_is_no_password_is_shown(url: str, shown: str) -> None:
+    assert mask_password(url) == shown
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1),
+    st.sampled_from(
+        [
+            "postgresql://me:{}@h/d",
+            "postgresql://:{}@h:1,i:2/d?sslmode=require",
+            "postgresql://h/d?password={}",
+            "postgresql://h/d?user=me&sslpassword={}&sslmode=require",
+        ]
+    ),
+)
+def test_a_password_is_never_shown(password: str, url: str) -> None:
+    marked = f"hunter{password}2"
+    assert "hunter" not in mask_password(url.format(quote(marked, safe="")))
+
+
+@pytest.mark.parametrize("password", ["hun@ter", "hun:ter", "hun#ter", "hun?ter", "hun%ter", "@", "::"])
+def test_a_password_that_was_not_quoted_is_not_shown_either(password: str) -> None:
+    shown = mask_password(f"postgresql://me:secret{password}secret@h/d")
+    assert "secret" not in shown
+    assert shown.startswith("postgresql://me:***@h")
+
+
+@pytest.mark.parametrize("key", ["pass%77ord", "sslp%61ssword"])
+def test_a_password_under_a_quoted_key_is_not_shown(key: str) -> None:
+    assert "secret" not in mask_password(f"postgresql://h/d?{key}=secret")

@@ -1,0 +1,162 @@
+"""What a client sees of a stream, and when."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.base import EngineDead, EngineError, GenerationFailed, RequestRefused
+from engine.simulated import SimulatedEngine
+from gateway.errors import GatewayError, Unavailable
+from tests.gateway.fakes import (
+    AN_HOUR_MS,
+    ONE_IN_1000_SECONDS,
+    BreakingEngine,
+    House,
+    RefusingEngine,
+)
+from tests.strategies import texts
+
+
+@given(texts, st.integers(1, 30), st.lists(st.text(min_size=1, max_size=3), max_size=2).map(tuple))
+async def test_the_text_that_was_sent_is_the_text_of_the_row(
+    text: str, max_tokens: int, stop: tuple[str, ...]
+) -> None:
+    house = House()
+    await house.stream(text, stop=stop, max_tokens=max_tokens)
+    row, client = house.recorder.row, house.client
+    assert client.text == row.response
+    assert text.startswith(row.response)
+    assert client.data[-1] == "[DONE]"
+    finish, usage = client.objects[-2:]
+    assert finish["choices"][0]["finish_reason"] == row.finish_reason
+    assert usage["usage"]["completion_tokens"] == row.completion_tokens
+    assert usage["usage"]["prompt_tokens"] == row.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "events"),
+    [
+        ("abc", ["text", "text", "commit", "end"]),
+        ("a", ["text", "commit", "end"]),
+        ("", ["commit", "end"]),
+    ],
+)
+async def test_the_end_waits_for_the_commit_and_the_first_text_does_not(text: str, events: list[str]) -> None:
+    house = House()
+    await house.stream(text)
+    assert house.events == events
+    last = house.client.messages[-1]["body"]
+    assert b'"finish_reason":"stop"' in last
+    assert b'"usage":{' in last
+    assert last.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_stream_starts_as_one_that_no_proxy_may_keep() -> None:
+    house = House()
+    await house.stream("abc")
+    start = house.client.messages[0]
+    headers = dict(start["headers"])
+    assert start["status"] == 200
+    assert headers[b"content-type"].startswith(b"text/event-stream")
+    assert headers[b"cache-control"] == b"no-cache"
+    assert b"content-length" not in headers
+
+
+@pytest.mark.parametrize(
+    ("engine", "text"),
+    [({"ttft_ms": AN_HOUR_MS}, ""), ({"tokens_per_second": ONE_IN_1000_SECONDS}, "a")],
+    ids=["before the first token", "after it"],
+)
+async def test_a_client_that_leaves_ends_the_request_and_keeps_its_text(
+    engine: dict[str, float], text: str
+) -> None:
+    house = House(SimulatedEngine(**engine))
+    task = house.stream("abc")
+    if text:
+        await house.client.has_text.wait()
+    house.client.leave()
+    await task
+    row = house.recorder.row
+    assert (row.status, row.finish_reason, row.response) == ("cancelled", "cancelled", text)
+    assert (row.prompt_tokens, row.completion_tokens) == (3, len(text))
+    assert row.error is None
+    assert "end" not in house.events
+    assert house.client.text == text
+
+
+@pytest.mark.parametrize("deltas", [1, 2])
+async def test_an_engine_that_breaks_in_mid_stream_ends_it_with_an_error(deltas: int) -> None:
+    house = House(BreakingEngine(deltas, GenerationFailed("inside")))
+    await house.stream("abc")
+    assert house.client.error == {
+        "message": "The engine failed on this request.", "type": "server_error", "param": None, "code": None,
+    }  # fmt: skip
+    assert all("finish_reason" not in one or one["finish_reason"] is None for one in house.client.objects)
+    row = house.recorder.row
+    assert (row.status, row.response, row.completion_tokens) == ("error", "abc"[:deltas], deltas)
+    assert row.error
+    assert house.events[-2:] == ["commit", "end"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [(GenerationFailed("inside"), 500), (RequestRefused("no", "seed"), 400), (EngineDead("gone"), 503)],
+)
+async def test_an_engine_that_breaks_before_its_first_output_gets_a_real_status(
+    failure: EngineError, status: int
+) -> None:
+    house = House(BreakingEngine(0, failure))
+    with pytest.raises(GatewayError) as raised:
+        await house.stream("abc")
+    assert raised.value.status == status
+    assert house.client.messages == []
+    row = house.recorder.row
+    assert (row.status, row.response, row.prompt_tokens) == ("error", "", 3)
+
+
+async def test_a_request_that_the_engine_refuses_gets_a_real_status() -> None:
+    house = House(RefusingEngine(RequestRefused("too long", "max_tokens")))
+    with pytest.raises(GatewayError, match="too long"):
+        await house.stream("abc")
+    assert house.client.messages == []
+    assert house.recorder.closed == []
+
+
+async def test_a_drain_ends_a_stream_at_its_deadline_with_an_error() -> None:
+    house = House(SimulatedEngine(tokens_per_second=ONE_IN_1000_SECONDS))
+    task = house.stream("abc")
+    await house.client.has_text.wait()
+    await house.generations.drain(0)
+    await task
+    assert house.client.error["code"] == "shutting_down"
+    row = house.recorder.row
+    assert (row.status, row.finish_reason, row.response) == ("shutdown", "shutdown", "a")
+    assert house.client.text == "a"
+    with pytest.raises(Unavailable):
+        await house.stream("more")
+
+
+async def test_a_drain_before_the_first_token_gives_a_real_status() -> None:
+    house = House(SimulatedEngine(ttft_ms=AN_HOUR_MS))
+    task = house.stream("abc")
+    await asyncio.sleep(0)
+    await house.generations.drain(0)
+    with pytest.raises(Unavailable, match="shutting down"):
+        await task
+    assert house.client.messages == []
+    assert house.recorder.row.status == "shutdown"
+
+
+async def test_a_cancelled_stream_settles_its_row_once_and_sends_no_end() -> None:
+    house = House(SimulatedEngine(tokens_per_second=ONE_IN_1000_SECONDS))
+    task = house.stream("abc")
+    await house.client.has_text.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (house.recorder.row.status, house.recorder.row.response) == ("shutdown", "a")
+    assert "end" not in house.events
