@@ -32,6 +32,9 @@ log = logging.getLogger("gateway.lifecycle")
 
 FLUSH_SECONDS = 30.0
 
+# Within the patience of a readiness probe.
+PROBE_SECONDS = 2.0
+
 
 class StartFailed(Exception):
     """The gateway can't start; the message is one line for the operator."""
@@ -156,7 +159,7 @@ class Lifecycle:
         except EngineDead as error:
             found.append(str(error))
         try:
-            await self.database.check()
+            await self.database.check(PROBE_SECONDS)
         except DatabaseUnavailable as error:
             found.append(str(error))
         return found

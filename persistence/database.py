@@ -80,10 +80,10 @@ class Database:
         assert self._connector is not None, "the database has not been connected"
         return await self._connector()
 
-    async def check(self) -> None:
+    async def check(self, timeout_seconds: float = CONNECT_SECONDS) -> None:
         """One round trip. Raises DatabaseUnavailable with the reason."""
         try:
-            async with asyncio.timeout(CONNECT_SECONDS), self.engine.connect() as connection:
+            async with asyncio.timeout(timeout_seconds), self.engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -87,16 +88,18 @@ def test_leaving_in_the_middle_of_the_body_leaves_no_row(slow: Gateway) -> None:
 
 @pytest.mark.vllm
 def test_leaving_the_real_engine(demo: Gateway) -> None:
+    # Its database is kept between runs.
+    request_id = f"leaves-{uuid4().hex}"
     body = {"messages": [{"role": "user", "content": "Tell a long story."}], "stream": True}
     with (
         httpx.Client(base_url=demo.base_url) as client,
         client.stream(
-            "POST", "/v1/chat/completions", json=body, headers={"x-request-id": "leaves-vllm"}
+            "POST", "/v1/chat/completions", json=body, headers={"x-request-id": request_id}
         ) as answer,
     ):
         for _ in zip(range(20), answer.iter_lines(), strict=False):
             pass
-    (row,) = [cancelled_row(demo, "leaves-vllm")]
+    row = cancelled_row(demo, request_id)
     assert row["status"] == "cancelled"
     assert row["response"]
 

@@ -62,7 +62,7 @@ async def test_requests_that_close_together_are_committed_together(
         recorder.begin(row)
     assert all(await asyncio.gather(*(recorder.close(closed(row), SECONDS) for row in rows)))
     assert recorder.rows_written == 700
-    assert await transactions(database, rows) <= 4
+    assert await transactions(database) <= 4
     assert await stored(database) == {row.id: expected(row) for row in rows}
 
 

@@ -1,0 +1,82 @@
+"""What operators and their machines rely on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.end_to_end.served import Gateway, running
+
+
+def test_health(client: httpx.Client) -> None:
+    assert client.get("/health/live").json() == {"status": "alive"}
+    ready = client.get("/health/ready")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "problems": []})
+
+
+def test_while_the_database_hangs_readiness_says_so_and_requests_go_on(data_dir: Path) -> None:
+    with running(data_dir, "--engine", "simulated", GATEWAY_COMMIT_WAIT_SECONDS="0.5") as gateway:
+        database = [process for process in gateway.processes() if process.name() == "postgres"]
+        assert len(database) > 1
+        with httpx.Client(base_url=gateway.base_url, timeout=60) as client:
+            for process in database:
+                process.suspend()
+            try:
+                body = {"messages": [{"role": "user", "content": "kept"}]}
+                answer = client.post("/v1/chat/completions", json=body)
+                ready = client.get("/health/ready")
+                alive = client.get("/health/live")
+            finally:
+                for process in database:
+                    process.resume()
+            assert answer.json()["choices"][0]["message"]["content"] == "kept"
+            assert alive.status_code == 200
+            assert ready.status_code == 503
+            assert "PostgreSQL" in ready.json()["problems"][0]
+            gateway.wait_for(lambda: gateway.rows("status = 'completed'"))
+            gateway.wait_for(lambda: client.get("/health/ready").status_code == 200)
+        assert gateway.row(answer.json()["id"])["response"] == "kept"
+
+
+@pytest.mark.vllm
+def test_metrics_have_the_gateways_own_and_vllms(demo: Gateway) -> None:
+    body = {"prompt": "One", "max_tokens": 2}
+    assert httpx.post(f"{demo.base_url}/v1/completions", json=body, timeout=60).status_code == 200
+    lines = httpx.get(f"{demo.base_url}/metrics").text.splitlines()
+    for name in ("vllm:generation_tokens_total", "vllm:num_requests_running", "gateway_tokens_total"):
+        assert any(line.startswith(name) for line in lines), name
+    assert "gateway_rows_lost 0.0" in lines
+
+
+def test_every_answer_has_a_request_id(client: httpx.Client) -> None:
+    ids = [client.get(path).headers["x-request-id"] for path in ("/v1/models", "/nope", "/health/live")]
+    assert len(set(ids)) == 3
+
+
+def test_a_sane_request_id_is_the_clients_own(simulated: Gateway, client: httpx.Client) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    answer = client.post("/v1/chat/completions", json=body, headers={"x-request-id": "order-7:a.b_c"})
+    assert answer.headers["x-request-id"] == "order-7:a.b_c"
+    assert simulated.row(answer.json()["id"])["request_id"] == "order-7:a.b_c"
+    forged = client.get("/v1/models", headers={"x-request-id": "a" * 129})
+    assert forged.headers["x-request-id"] != "a" * 129
+
+
+def test_the_simulated_engine_says_its_own_name(simulated: Gateway, client: httpx.Client) -> None:
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["simulated"]
+    assert client.get("/v1/models/simulated").json()["engine"] == "simulated"
+    assert client.get("/v1/models/other").status_code == 404
+    answer = client.post("/v1/completions", json={"prompt": "hi"}).json()
+    assert answer["model"] == answer["system_fingerprint"] == "simulated"
+    assert "(simulated, simulated)" in simulated.output
+
+
+def test_docs_show_every_route_with_an_example(client: httpx.Client) -> None:
+    assert client.get("/docs").status_code == 200
+    document = client.get("/openapi.json").json()
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/metrics"} <= document["paths"].keys()
+    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]
+    for example in body["examples"].values():
+        assert client.post("/v1/chat/completions", json=example["value"]).status_code == 200
