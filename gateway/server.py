@@ -57,6 +57,7 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
                     access_log=False,
                     log_config=None,
                     server_header=False,
+                    proxy_headers=False,
                     backlog=BACKLOG,
                     timeout_graceful_shutdown=CLOSE_SECONDS,
                 )
