@@ -92,9 +92,11 @@ class ChatTemplateFormat:
 
 
 def without_added_tokens(backend: Backend) -> Backend:
-    """A copy that reads no control token out of a text, special or not."""
+    """A copy that reads no control token out of a text, special or not; runs of spaces are none."""
     description = json.loads(backend.to_str())
-    description["added_tokens"] = []
+    description["added_tokens"] = [
+        token for token in description["added_tokens"] if not token["content"].strip()
+    ]
     return Backend.from_str(json.dumps(description))
 
 

@@ -179,7 +179,7 @@ class DeltaStream(Protocol):
 
     async def abort(self) -> None:
         """End the request now: ``next`` then gives a last Delta with all that was generated so far
-        and ``finish_reason="abort"``. Does nothing to a request that has ended. Safe at any time."""
+        and ``finish_reason="abort"``. Does nothing to a request that has ended. Raises EngineError."""
 
 
 class Engine(Protocol):

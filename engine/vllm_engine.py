@@ -214,7 +214,10 @@ class VllmStream:
 
     async def abort(self) -> None:
         """Ends in the engine at once; tokens already generated still come from ``next``."""
-        await self._llm.abort(self._request_id)
+        try:
+            await self._llm.abort(self._request_id)
+        except Exception as error:
+            raise translated(error) from error
 
 
 def prepare_environment() -> None:

@@ -198,7 +198,9 @@ class Generation:
         if self._last is None and self._abort_reason is None:
             self._abort_reason = reason
             assert self._stream is not None
-            await self._stream.abort()
+            # An engine that can't be told any more fails the request by itself.
+            with contextlib.suppress(EngineError):
+                await self._stream.abort()
 
     async def settle(self, error: BaseException | None = None) -> None:
         """Close the row with how the request ended; returns when it is committed.

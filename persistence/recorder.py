@@ -39,7 +39,12 @@ MOST_ROWS = 10_000
 ROWS_PER_TRANSACTION = 500
 
 # What PostgreSQL, or the driver for it, says of a value; anything else is a failure of the connection.
-_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+_REFUSED = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    # As a value too long for an index.
+    asyncpg.ProgramLimitExceededError,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -85,9 +90,15 @@ _TEXTS = [_COLUMNS.index(name) for name in ("conversation_id", "query", "respons
 
 
 def encoded(row: MessageRow) -> list[Any]:
-    """The values of ``row`` as the driver takes them, in the order of the columns."""
+    """The values of ``row`` as the driver takes them, in the order of the columns.
+
+    Raises asyncpg.DataError for ``meta_data`` that is not JSON.
+    """
     values: list[Any] = list(_values(row))
-    values[_META_DATA] = json_to_column(row.meta_data)
+    try:
+        values[_META_DATA] = json_to_column(row.meta_data)
+    except (TypeError, ValueError) as error:
+        raise asyncpg.DataError(f"meta_data is not JSON: {error}") from error
     for index in _TEXTS:
         if values[index] is not None:
             values[index] = to_column(values[index])
@@ -209,7 +220,8 @@ class Recorder:
                     # Find the one that PostgreSQL refuses, so that the others are kept.
                     size = 1
                     continue
-                self.rows_lost += 1
+                # A row is written when it begins and when it ends; the end is what counts.
+                self.rows_lost += rows[0].status != "running"
                 refused.add(rows[0].id)
                 log.error("row %s can't be written: %s", rows[0].id.hex, first_line(error))
             except Exception as error:
