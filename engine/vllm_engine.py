@@ -155,6 +155,10 @@ class VllmEngine:
             collector = await self._llm.add_request(
                 request.request_id, self._tokens_input(list(request.prompt_token_ids)), parameters
             )
+        except asyncio.CancelledError:
+            # Nobody will read its output.
+            await self._llm.abort(request.request_id)
+            raise
         except Exception as error:
             raise translated(error) from error
         return VllmStream(self._llm, request.request_id, collector)

@@ -32,6 +32,10 @@ log = logging.getLogger("gateway.generation")
 
 AbortReason = Literal["cancelled", "shutdown", "error"]
 
+# With more running requests than this, each one lets the others go first: what the engine has already
+# given it meanwhile merges into one Delta, and is one write instead of several.
+MANY = 128
+
 # How long an aborted request's last Delta is waited for.
 ABORT_SECONDS = 5.0
 
@@ -155,6 +159,9 @@ class Generation:
             raise
         metrics.RUNNING.inc()
         self._generations.recorder.begin(self._row)
+        if self._abort_reason is not None:
+            # It was to end while it was being submitted.
+            await self._abort_in_engine(self._stream)
         self._watch = asyncio.create_task(self._watch_client())
         return self
 
@@ -177,6 +184,8 @@ class Generation:
         """The next Delta; the last one has a ``finish_reason``. Raises GatewayError."""
         assert self._stream is not None
         try:
+            if len(self._generations) > MANY:
+                await asyncio.sleep(0)
             delta = await self._stream.next()
         except EngineError as error:
             raise from_engine(error) from error
@@ -197,10 +206,13 @@ class Generation:
         """End the request in the engine; ``next`` still gives what was generated so far."""
         if self._last is None and self._abort_reason is None:
             self._abort_reason = reason
-            assert self._stream is not None
-            # An engine that can't be told any more fails the request by itself.
-            with contextlib.suppress(EngineError):
-                await self._stream.abort()
+            if self._stream is not None:
+                await self._abort_in_engine(self._stream)
+
+    async def _abort_in_engine(self, stream: DeltaStream) -> None:
+        # An engine that can't be told any more fails the request by itself.
+        with contextlib.suppress(EngineError):
+            await stream.abort()
 
     async def settle(self, error: BaseException | None = None) -> None:
         """Close the row with how the request ended; returns when it is committed.
@@ -224,7 +236,10 @@ class Generation:
         if self._last is not None and self._last.queue_seconds is not None:
             row.meta_data["queue_ms"] = round(self._last.queue_seconds * 1000, 3)
         if self.status == "error":
-            row.error = str(error) if error is not None else "The engine ended the request."
+            # The client is told less than the operator.
+            cause = (error.__cause__ or error) if error is not None else "The engine ended the request."
+            row.error = str(cause)
+            log.error("request %s failed: %s", row.request_id, row.error)
         row.duration_ms = (time.perf_counter() - self._arrived) * 1000
         metrics.REQUESTS.labels(row.endpoint, self.status).inc()
         metrics.PROMPT_TOKENS.inc(row.prompt_tokens)
