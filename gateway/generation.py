@@ -32,10 +32,6 @@ log = logging.getLogger("gateway.generation")
 
 AbortReason = Literal["cancelled", "shutdown", "error"]
 
-# With more running requests than this, each one lets the others go first: what the engine has already
-# given it meanwhile merges into one Delta, and is one write instead of several.
-MANY = 128
-
 # How long an aborted request's last Delta is waited for.
 ABORT_SECONDS = 5.0
 
@@ -184,8 +180,6 @@ class Generation:
         """The next Delta; the last one has a ``finish_reason``. Raises GatewayError."""
         assert self._stream is not None
         try:
-            if len(self._generations) > MANY:
-                await asyncio.sleep(0)
             delta = await self._stream.next()
         except EngineError as error:
             raise from_engine(error) from error
