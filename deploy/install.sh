@@ -40,6 +40,18 @@ if ! .venv/bin/python -c '' 2>/dev/null; then
     fi
 fi
 python=.venv/bin/python
+
+# The one system library that vLLM's CPU build needs and no wheel brings.
+if [ "$variant" = cpu ] && ! $python -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "libnuma1, a system library (apt-get)"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libnuma1 >/dev/null
+    else
+        echo "vLLM for the CPU needs libnuma.so.1: install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora)" >&2
+        exit 1
+    fi
+fi
 say "uv, which installs the rest"
 $python -m pip install --quiet --disable-pip-version-check 'uv>=0.8,<1'
 
