@@ -75,6 +75,7 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
             return 130
         finally:
             await lifecycle.stop()
+            gc.unfreeze()
     return 0
 
 
@@ -124,7 +125,7 @@ class Signals:
 
 def freeze_heap() -> None:
     """What was made at the start is there for good: the garbage collector need not look at it again
-    while tokens wait (as vLLM's own server does)."""
+    while tokens wait (as vLLM's own server does). Undone at the end, for libraries that clean up."""
     gc.collect()
     gc.freeze()
 
