@@ -93,6 +93,9 @@ class Lifecycle:
         except Exception as error:
             log.debug("the start failed", exc_info=True)
             raise StartFailed(str(error) or type(error).__name__) from error
+        if self._interrupted.is_set():
+            # In a step that is too short to be interrupted.
+            raise StartInterrupted
         self._generations = Generations(self._engine, self.recorder, settings.commit_wait_seconds)
         metrics.ROWS_WAITING.set_function(lambda: self.recorder.depth)
         metrics.ROWS_LOST.set_function(lambda: self.recorder.rows_lost)
@@ -141,13 +144,15 @@ class Lifecycle:
             await self._generations.drain(self.settings.drain_seconds)
 
     async def stop(self) -> None:
-        """End everything that was started, in reverse order; safe at any time after ``start`` returned."""
-        await self.drain()
-        await self.recorder.stop(FLUSH_SECONDS)
-        if self._engine is not None:
-            await self._engine.shutdown()
-        await self.database.close()
-        await asyncio.to_thread(end_descendants)
+        """End everything that was started, in reverse order, also where one part fails to end; safe at any
+        time after ``start`` returned."""
+        async with contextlib.AsyncExitStack() as last_first:
+            last_first.push_async_callback(asyncio.to_thread, end_descendants)
+            last_first.push_async_callback(self.database.close)
+            if self._engine is not None:
+                last_first.push_async_callback(self._engine.shutdown)
+            last_first.push_async_callback(self.recorder.stop, FLUSH_SECONDS)
+            await self.drain()
 
     async def problems(self) -> list[str]:
         """Why requests should not come now; empty when they may."""

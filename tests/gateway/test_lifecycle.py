@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 
 from adapters.code_points import CodePointFormat
 from engine.base import EngineError, GenerationRequest
 from engine.simulated import SimulatedEngine, SimulatedStream
-from gateway.lifecycle import self_check
+from gateway.lifecycle import Lifecycle, StartInterrupted, self_check
+from gateway.settings import load
 
 
 class Knowing(SimulatedEngine):
@@ -26,3 +32,47 @@ async def test_a_model_that_answers_nonsense_is_refused_and_its_answer_shown() -
     with pytest.raises(EngineError, match="self-check failed") as refused:
         await self_check(SimulatedEngine(), CodePointFormat())
     assert "What is the capital of F" in str(refused.value)
+
+
+@pytest.fixture
+def simulated() -> Iterator[tuple[Lifecycle, Path]]:
+    folder = Path(tempfile.mkdtemp(prefix="gateway-"))
+    yield Lifecycle(load({"engine": "simulated", "data_dir": folder})), folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def database_of(folder: Path) -> psutil.Process:
+    return psutil.Process(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]))
+
+
+async def test_an_interrupt_between_two_steps_of_the_start_is_not_lost(
+    simulated: tuple[Lifecycle, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lifecycle, folder = simulated
+
+    def interrupting(engine: object) -> CodePointFormat:
+        lifecycle.interrupt()
+        return CodePointFormat()
+
+    monkeypatch.setattr("gateway.lifecycle.chat_format_of", interrupting)
+    with pytest.raises(StartInterrupted):
+        await lifecycle.start()
+    database = database_of(folder)
+    await lifecycle.stop()
+    assert not database.is_running() or database.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_part_that_fails_to_end_leaves_no_other_running(
+    simulated: tuple[Lifecycle, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lifecycle, folder = simulated
+    await lifecycle.start()
+    database = database_of(folder)
+
+    async def failing() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(lifecycle.engine, "shutdown", failing)
+    with pytest.raises(ZeroDivisionError):
+        await lifecycle.stop()
+    assert not database.is_running() or database.status() == psutil.STATUS_ZOMBIE
