@@ -3,12 +3,12 @@
 ::
 
     GatewayError
-     |- InvalidRequest          400  invalid_request_error
-     |   '- ContextLengthExceeded 400  code context_length_exceeded
-     |- ModelNotFound           404  code model_not_found
-     |- BodyTooLarge            413
-     |- GenerationError         500  server_error
-     '- Unavailable             503  overloaded; carries Retry-After
+     |- InvalidRequest               400  invalid_request_error
+     |   |- ContextLengthExceeded    400  code context_length_exceeded
+     |   |- ModelNotFound            404  code model_not_found
+     |   '- BodyTooLarge             413  code body_too_large
+     |- GenerationError              500  server_error
+     '- Unavailable                  503  code overloaded or what is away; carries Retry-After
 """
 
 from __future__ import annotations

@@ -86,8 +86,7 @@ class Database:
             async with asyncio.timeout(timeout_seconds), self.engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
         except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise DatabaseUnavailable(f"PostgreSQL: {reason[0]}") from error
+            raise DatabaseUnavailable(f"PostgreSQL: {first_line(error)}") from error
 
     async def migrate(self) -> None:
         """Bring the schema to this program's revision; waits for another gateway that is at it."""
@@ -116,6 +115,12 @@ class Database:
             await engine.dispose()
         if self._embedded is not None:
             await asyncio.to_thread(self._embedded.stop)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line, or its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _connector(url: str) -> Callable[[], Awaitable[asyncpg.Connection]]:

@@ -26,7 +26,7 @@ from uuid import UUID
 import asyncpg
 from uuid_utils.compat import uuid7
 
-from persistence.database import Database
+from persistence.database import Database, first_line
 from persistence.exact_text import json_to_column, to_column
 from persistence.tables import message
 
@@ -253,9 +253,3 @@ class Recorder:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

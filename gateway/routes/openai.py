@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from adapters.openai.answers import ChatChunks, CompletionChunks, Envelope, chat_completion, completion
 from adapters.openai.requests import Body, ChatCompletionRequest, CompletionRequest
-from engine.base import ChatMessage, GenerationRequest, ModelCard
+from engine.base import ChatMessage, GenerationRequest, ModelCard, Usage
 from gateway.errors import InvalidRequest
 from gateway.lifecycle import Lifecycle, lifecycle_of
 from gateway.prompting import check_model, rendered, token_budget
@@ -18,6 +21,19 @@ from gateway.sse import EventStream
 from persistence.recorder import MessageRow
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the answers of one route look."""
+
+    id_prefix: str
+    chunks: type[ChatChunks] | type[CompletionChunks]
+    whole: Callable[[Envelope, str, str, Usage], bytes]
+
+
+CHAT = Form("chatcmpl-", ChatChunks, chat_completion)
+COMPLETION = Form("cmpl-", CompletionChunks, completion)
 
 
 @router.get("/models", summary="The served model")
@@ -47,14 +63,7 @@ async def chat_completions(request: Request) -> Response:
         row.meta_data["messages"] = [
             {"role": message.role, "content": message.content} for message in messages
         ]
-    generation_request = await prepared(lifecycle, asked, messages, row)
-    envelope = envelope_of(f"chatcmpl-{row.id.hex}", lifecycle.engine.card)
-    if asked.stream:
-        chunks = ChatChunks(envelope, asked.include_usage)
-        response: Response = EventStream(lifecycle.generations, generation_request, row, chunks)
-    else:
-        response = await whole(request, lifecycle, generation_request, row, envelope)
-    return with_ignored(response, asked)
+    return await answered(request, lifecycle, asked, messages, row, CHAT)
 
 
 @router.post("/completions", summary="Completion")
@@ -64,14 +73,7 @@ async def completions(request: Request) -> Response:
     asked = await read(request, CompletionRequest, lifecycle.settings.max_body_bytes)
     check(asked, lifecycle.engine.card)
     row = new_row(request, lifecycle, asked, asked.text, "completion")
-    generation_request = await prepared(lifecycle, asked, (ChatMessage("user", asked.text),), row)
-    envelope = envelope_of(f"cmpl-{row.id.hex}", lifecycle.engine.card)
-    if asked.stream:
-        chunks = CompletionChunks(envelope, asked.include_usage)
-        response: Response = EventStream(lifecycle.generations, generation_request, row, chunks)
-    else:
-        response = await whole(request, lifecycle, generation_request, row, envelope)
-    return with_ignored(response, asked)
+    return await answered(request, lifecycle, asked, (ChatMessage("user", asked.text),), row, COMPLETION)
 
 
 def check(asked: Body, card: ModelCard) -> None:
@@ -115,15 +117,34 @@ async def prepared(
     )
 
 
+async def answered(
+    request: Request,
+    lifecycle: Lifecycle,
+    asked: Body,
+    messages: tuple[ChatMessage, ...],
+    row: MessageRow,
+    form: Form,
+) -> Response:
+    """The answer as the client wants it: whole or streamed."""
+    generation_request = await prepared(lifecycle, asked, messages, row)
+    card = lifecycle.engine.card
+    envelope = Envelope(form.id_prefix + row.id.hex, card.name, int(time.time()), card.fingerprint)
+    if asked.stream:
+        chunks = form.chunks(envelope, asked.include_usage)
+        response: Response = EventStream(lifecycle.generations, generation_request, row, chunks)
+    else:
+        response = await whole(request, lifecycle, generation_request, row, partial(form.whole, envelope))
+    return with_ignored(response, asked)
+
+
 async def whole(
     request: Request,
     lifecycle: Lifecycle,
     generation_request: GenerationRequest,
     row: MessageRow,
-    envelope: Envelope,
+    encode: Callable[[str, str, Usage], bytes],
 ) -> Response:
     """An answer in one piece, given after its row's commit."""
-    encode = completion if envelope.id.startswith("cmpl-") else chat_completion
     async with lifecycle.generations.open(generation_request, row, request.receive) as generation:
         while (await generation.next()).finish_reason is None:
             pass
@@ -134,13 +155,8 @@ async def whole(
             # Nobody is there to read an answer.
             return Response(status_code=499)
         assert generation.finish_reason is not None
-        content = encode(envelope, generation.text, generation.finish_reason, generation.usage)
+        content = encode(generation.text, generation.finish_reason, generation.usage)
         return Response(content, media_type="application/json")
-
-
-def envelope_of(identity: str, card: ModelCard) -> Envelope:
-    """What all chunks of one answer repeat."""
-    return Envelope(identity, card.name, int(time.time()), card.fingerprint)
 
 
 def with_ignored(response: Response, asked: Body) -> Response:
