@@ -1,0 +1,1 @@
+"""ChatGLM3's chat format: prompts by id, answers read from ids, tool calls."""
