@@ -15,8 +15,10 @@ from typing import cast
 
 from tokenizers import Tokenizer as Backend
 
-from adapters.chat_format import Prompt, UnrenderablePrompt
-from engine.base import ChatMessage, Tokenizer
+from adapters.chat_format import Conversation, Prompt, UnrenderablePrompt, refuse_tools
+from adapters.text_reader import TextReader
+from adapters.token_bytes import token_bytes
+from engine.base import StructuredOutput, Tokenizer
 
 # Roles that templates of other vendors do not know, as the ones they do.
 ROLES = {"developer": "system", "function": "tool"}
@@ -39,41 +41,67 @@ class ChatTemplateFormat:
         alternatives = "|".join(re.escape(text) for text in sorted(control, key=len, reverse=True))
         # A placeholder that a user wrote is taken out like a control token.
         self._control = re.compile(f"{alternatives}|\uf8f0|\uf8f1" if control else "\uf8f0|\uf8f1")
+        self._reader = TextReader(token_bytes(self._backend))
 
-    def render(self, messages: Sequence[ChatMessage]) -> Prompt:
+    def render(self, conversation: Conversation) -> Prompt:
         """Raises UnrenderablePrompt when the model has no template, or its template refuses."""
         if not self._tokenizer.chat_template:
             raise UnrenderablePrompt("This model has no chat template; use /v1/completions.")
+        refuse_tools(conversation)
+        return self._prompt(self._chat_ids(conversation), conversation.stop, conversation.structured)
+
+    def encode(
+        self, text: str, stop: tuple[str, ...] = (), structured: StructuredOutput | None = None
+    ) -> Prompt:
+        """``text`` after the tokenizer's own beginning of sequence, if it has one."""
+        ids = self._plain.encode(text, add_special_tokens=True).ids
+        if not ids:
+            raise UnrenderablePrompt("The prompt must not be empty for this model.")
+        return self._prompt(ids, stop, structured)
+
+    def plain_ids(self, text: str) -> Sequence[int]:
+        """The ids of ``text`` alone."""
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of ids, control tokens included."""
+        return self._backend.decode(token_ids, skip_special_tokens=False)
+
+    def token_strings(self, token_ids: Sequence[int]) -> list[str]:
+        """Each id as the vocabulary writes it; nothing for ids that it does not have."""
+        return [self._backend.id_to_token(token_id) or "" for token_id in token_ids]
+
+    def _prompt(
+        self, ids: Sequence[int], stop: tuple[str, ...], structured: StructuredOutput | None
+    ) -> Prompt:
+        return Prompt(ids, self._new_reader, stop=stop, structured=structured)
+
+    def _new_reader(self) -> TextReader:
+        # It remembers nothing, so one is enough.
+        return self._reader
+
+    def _chat_ids(self, conversation: Conversation) -> Sequence[int]:
         taken: list[str] = []
 
         def take(match: re.Match[str]) -> str:
             taken.append(match[0])
             return _PLACEHOLDER.format(len(taken) - 1)
 
-        conversation = [
+        messages = [
             {
                 "role": ROLES.get(message.role, message.role),
                 "content": self._control.sub(take, self._normalized(message.content)),
             }
-            for message in messages
+            for message in conversation.messages
         ]
         try:
-            text = self._tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=True
-            )
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:
             # Templates refuse with jinja2's own exceptions.
             raise UnrenderablePrompt(f"The model's chat template refuses these messages: {error}") from error
         if not taken:
-            return Prompt(self._backend.encode(text, add_special_tokens=False).ids)
-        return Prompt([token for ids in self._pieces(text, taken) for token in ids])
-
-    def encode(self, text: str) -> Prompt:
-        """``text`` after the tokenizer's own beginning of sequence, if it has one."""
-        prompt = self._plain.encode(text, add_special_tokens=True).ids
-        if not prompt:
-            raise UnrenderablePrompt("The prompt must not be empty for this model.")
-        return Prompt(prompt)
+            return self._backend.encode(text, add_special_tokens=False).ids
+        return [token for ids in self._pieces(text, taken) for token in ids]
 
     def _normalized(self, text: str) -> str:
         if self._normalizer is None:

@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-ChatFormatName = Literal["chat_template", "code_points"]
+ChatFormatName = Literal["chat_template", "chatglm3", "code_points"]
 """How a model is spoken to; ``adapters`` has one implementation for each name."""
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -84,11 +84,57 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a model may call.
+
+    ``definition`` is what the model is shown: an object with ``name``, and mostly ``description`` and
+    ``parameters``, a JSON schema.
+    """
+
+    name: str
+    definition: Mapping[str, Any]
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The JSON schema of the arguments; empty where the tool takes none."""
+        return self.definition.get("parameters") or {}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool: ``arguments`` is JSON text as a model wrote it, ``id`` what its result refers to."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn of a conversation, its text joined to one string."""
+    """One turn of a conversation, its text joined to one string.
+
+    ``tool_calls`` only where the role is assistant; ``tool_call_id`` names the call that a tool's
+    message is the result of, ``name`` the function where the role is function.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredOutput:
+    """What the answer's text has to be.
+
+    ``value`` is a JSON schema (an object, or its text) for ``json``, None for ``json_object``, a regular
+    expression for ``regex``, a list of texts for ``choice``, a grammar for ``grammar``: in the EBNF that
+    vLLM's grammar backend takes.
+    """
+
+    kind: Literal["json", "json_object", "regex", "choice", "grammar"]
+    value: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +142,9 @@ class Sampling:
     """How tokens are chosen and when to end.
 
     ``max_tokens`` is always a number here: "as many as fit" was settled when the prompt's length was
-    known. ``stop`` strings end the text before them. A field that is None takes the model's default.
+    known. ``stop`` strings end the text before them. ``logprobs`` is how many of the likeliest tokens are
+    told beside each chosen one; None tells nothing. ``logit_bias`` is added to the logits of tokens. A
+    field that is None takes the model's default.
     """
 
     max_tokens: int
@@ -105,6 +153,9 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    structured: StructuredOutput | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +164,7 @@ class GenerationRequest:
 
     ``messages`` travel beside the ids for engines that are spoken to in text. ``stream`` says whether
     the caller wants deltas as they come; otherwise an engine may answer with one Delta at the end.
+    Where ``detokenize`` is false the caller reads the ids itself: an engine may leave the text out.
     """
 
     request_id: str
@@ -120,6 +172,17 @@ class GenerationRequest:
     messages: tuple[ChatMessage, ...]
     sampling: Sampling
     stream: bool
+    detokenize: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A chosen token, its natural log-probability, and the likeliest tokens at its place with theirs,
+    the likeliest first."""
+
+    token_id: int
+    logprob: float
+    top: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(slots=True)
@@ -130,7 +193,8 @@ class Delta:
     split over tokens, a stop string in the making), never behind it. ``finish_reason`` is set on the
     last Delta of a stream and on no other; ``prompt_tokens`` is the engine's own count of the prompt,
     ``cached_tokens`` how many of them came from the prefix cache, and ``queue_seconds`` the time the
-    request waited before it was first scheduled, where the engine knows.
+    request waited before it was first scheduled, where the engine knows. ``logprobs`` has one entry for
+    each id where they were asked for.
     """
 
     text: str
@@ -139,6 +203,7 @@ class Delta:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     queue_seconds: float | None = None
+    logprobs: Sequence[TokenLogprob] = ()
 
 
 @dataclass(slots=True)

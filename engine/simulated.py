@@ -10,7 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from engine.base import Delta, FinishReason, GenerationRequest, ModelCard, RequestRefused, Sampling
+from engine.base import (
+    Delta,
+    FinishReason,
+    GenerationRequest,
+    ModelCard,
+    RequestRefused,
+    Sampling,
+    TokenLogprob,
+)
 
 MAX_MODEL_LEN = 1_048_576
 
@@ -42,7 +50,10 @@ class SimulatedEngine:
         """Nothing to load."""
 
     async def submit(self, request: GenerationRequest) -> SimulatedStream:
-        """Raises RequestRefused when prompt and answer do not fit the context."""
+        """Raises RequestRefused when prompt and answer do not fit the context, or the answer has to fit
+        something."""
+        if request.sampling.structured is not None:
+            raise RequestRefused("The simulated engine only echoes: it has no structured output.")
         if len(request.prompt_token_ids) + request.sampling.max_tokens > MAX_MODEL_LEN:
             raise RequestRefused("The prompt and max_tokens do not fit the context.", "max_tokens")
         return SimulatedStream(request, self._ttft, self._interval)
@@ -62,6 +73,7 @@ class SimulatedStream:
         self._answer, self._token_count, self._finish_reason = cut(self._source, request.sampling)
         self._prompt_tokens = len(request.prompt_token_ids)
         self._stream = request.stream
+        self._logprobs = request.sampling.logprobs
         self._interval = interval
         self._loop = asyncio.get_running_loop()
         self._first_due = self._loop.time() + ttft
@@ -111,7 +123,11 @@ class SimulatedStream:
         text = self._answer[self._sent : end]
         ids = [ord(character) for character in self._source[self._reported : self._tokens]]
         self._sent, self._reported = end, self._tokens
-        return Delta(text, ids, finish_reason, self._prompt_tokens)
+        delta = Delta(text, ids, finish_reason, self._prompt_tokens)
+        if self._logprobs is not None:
+            # An echo is certain.
+            delta.logprobs = [TokenLogprob(id_, 0.0, [(id_, 0.0)][: self._logprobs]) for id_ in ids]
+        return delta
 
 
 def cut(text: str, sampling: Sampling) -> tuple[str, int, FinishReason]:

@@ -14,11 +14,12 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from engine.base import (
+    ChatFormatName,
     Delta,
     EngineDead,
     EngineError,
@@ -29,6 +30,7 @@ from engine.base import (
     ModelCard,
     RequestRefused,
     Tokenizer,
+    TokenLogprob,
 )
 from engine.process_guard import GATEWAY_PID
 
@@ -53,19 +55,30 @@ class VllmEngine:
     """A model folder served by vLLM in this process.
 
     ``model`` is a local folder; ``name`` what clients call it; ``engine_args`` are fields of
-    ``vllm.AsyncEngineArgs`` and win over what is chosen here.
+    ``vllm.AsyncEngineArgs`` and win over what is chosen here. ``sampling_defaults`` win over those of the
+    model's generation_config.json.
     """
 
-    def __init__(self, model: Path, name: str, engine_args: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        name: str,
+        engine_args: Mapping[str, Any] | None = None,
+        chat_format: ChatFormatName = "chat_template",
+        sampling_defaults: Mapping[str, float] | None = None,
+    ) -> None:
         self._model = model
         self._name = name
         self._engine_args = dict(engine_args or {})
+        self._chat_format = chat_format
+        self._sampling_defaults = dict(sampling_defaults or {})
         self._llm: Any = None
         self._card: ModelCard | None = None
         self._sampling_params: Any = None
         self._delta_kind: Any = None
         self._final_kind: Any = None
         self._tokens_input: Any = None
+        self._structured_outputs: Any = None
 
     @property
     def card(self) -> ModelCard:
@@ -101,7 +114,7 @@ class VllmEngine:
         from vllm import __version__ as version
         from vllm.inputs import tokens_input
         from vllm.platforms import current_platform
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -120,40 +133,29 @@ class VllmEngine:
         self._sampling_params = SamplingParams
         self._delta_kind, self._final_kind = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
         self._tokens_input = tokens_input
+        self._structured_outputs = StructuredOutputsParams
         config = self._llm.model_config
         defaults = config.get_diff_sampling_param()
         # "As many as fit" is this gateway's default, whatever the model's folder says.
         defaults.pop("max_tokens", None)
         digest = hashlib.sha256(json.dumps(arguments, sort_keys=True, default=str).encode()).hexdigest()
+        defaults |= self._sampling_defaults
         self._card = ModelCard(
             name=self._name,
             engine="vllm",
             max_model_len=config.max_model_len,
-            chat_format="chat_template",
+            chat_format=self._chat_format,
             sampling_defaults=defaults,
             fingerprint=f"vllm-{version}-{digest[:8]}",
         )
 
     async def submit(self, request: GenerationRequest) -> VllmStream:
         """Raises RequestRefused, EngineOverloaded or EngineDead, each before any token."""
-        sampling = request.sampling
-        given = {
-            name: value
-            for name in ("temperature", "top_p", "seed")
-            if (value := getattr(sampling, name)) is not None
-        }
         try:
-            parameters = self._sampling_params(
-                **(dict(self.card.sampling_defaults) | given),
-                max_tokens=sampling.max_tokens,
-                stop=list(sampling.stop),
-                stop_token_ids=list(sampling.stop_token_ids),
-                output_kind=self._delta_kind if request.stream else self._final_kind,
-                # The object is made for this request alone.
-                skip_clone=True,
-            )
             collector = await self._llm.add_request(
-                request.request_id, self._tokens_input(list(request.prompt_token_ids)), parameters
+                request.request_id,
+                self._tokens_input(list(request.prompt_token_ids)),
+                self._parameters(request),
             )
         except asyncio.CancelledError:
             # Nobody will read its output.
@@ -161,7 +163,34 @@ class VllmEngine:
             raise
         except Exception as error:
             raise translated(error) from error
-        return VllmStream(self._llm, request.request_id, collector)
+        return VllmStream(self._llm, request, collector)
+
+    def _parameters(self, request: GenerationRequest) -> Any:
+        """vLLM's SamplingParams."""
+        sampling = request.sampling
+        given = {
+            name: value
+            for name in ("temperature", "top_p", "seed")
+            if (value := getattr(sampling, name)) is not None
+        }
+        structured = sampling.structured
+        return self._sampling_params(
+            **(dict(self.card.sampling_defaults) | given),
+            max_tokens=sampling.max_tokens,
+            stop=list(sampling.stop),
+            stop_token_ids=list(sampling.stop_token_ids),
+            logprobs=sampling.logprobs,
+            structured_outputs=self._structured_outputs(
+                **{structured.kind: True if structured.kind == "json_object" else structured.value}
+            )
+            if structured
+            else None,
+            logit_bias=dict(sampling.logit_bias) or None,
+            detokenize=request.detokenize,
+            output_kind=self._delta_kind if request.stream else self._final_kind,
+            # The object is made for this request alone.
+            skip_clone=True,
+        )
 
     async def check(self) -> None:
         """Raises EngineDead when vLLM's processes are gone."""
@@ -187,11 +216,12 @@ class VllmEngine:
 class VllmStream:
     """One request inside vLLM; a DeltaStream."""
 
-    __slots__ = ("_collector", "_llm", "_request_id")
+    __slots__ = ("_collector", "_llm", "_most_logprobs", "_request_id")
 
-    def __init__(self, llm: Any, request_id: str, collector: Any) -> None:
+    def __init__(self, llm: Any, request: GenerationRequest, collector: Any) -> None:
         self._llm = llm
-        self._request_id = request_id
+        self._request_id = request.request_id
+        self._most_logprobs = request.sampling.logprobs
         self._collector = collector
 
     async def next(self) -> Delta:
@@ -202,8 +232,11 @@ class VllmStream:
         except Exception as error:
             raise translated(error) from error
         completion = output.outputs[0]
+        logprobs: Sequence[TokenLogprob] = ()
+        if self._most_logprobs is not None and completion.token_ids:
+            logprobs = told_logprobs(completion, self._most_logprobs)
         if not output.finished:
-            return Delta(completion.text, completion.token_ids)
+            return Delta(completion.text, completion.token_ids, logprobs=logprobs)
         metrics = output.metrics
         return Delta(
             completion.text,
@@ -214,6 +247,7 @@ class VllmStream:
             queue_seconds=metrics.scheduled_ts - metrics.queued_ts
             if metrics and metrics.scheduled_ts
             else None,
+            logprobs=logprobs,
         )
 
     async def abort(self) -> None:
@@ -222,6 +256,17 @@ class VllmStream:
             await self._llm.abort(self._request_id)
         except Exception as error:
             raise translated(error) from error
+
+
+def told_logprobs(completion: Any, most: int) -> list[TokenLogprob]:
+    """The logprobs of a vLLM CompletionOutput as ours: for each of its tokens a mapping of ids to
+    Logprob(logprob, rank), which has the chosen one beyond the ``most`` likeliest that were asked for."""
+    told = []
+    for token_id, likely in zip(completion.token_ids, completion.logprobs, strict=True):
+        ranked = sorted((one.rank, id_, one.logprob) for id_, one in likely.items() if one.rank <= most)
+        top = [(id_, value) for _, id_, value in ranked]
+        told.append(TokenLogprob(token_id, likely[token_id].logprob, top))
+    return told
 
 
 def prepare_environment() -> None:

@@ -15,7 +15,7 @@ from gateway import openapi
 from gateway.errors import GatewayError, from_status, from_validation, response_to
 from gateway.lifecycle import Lifecycle
 from gateway.request_context import RequestContext
-from gateway.routes import openai, operations
+from gateway.routes import openai, operations, tokens
 from gateway.settings import Settings, load
 
 DESCRIPTION = """An OpenAI-compatible inference gateway with its engine inside.
@@ -52,6 +52,7 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
     chosen = lifecycle.settings if lifecycle else settings or load()
     app.add_middleware(RequestContext, access_log=chosen.access_log)
     app.include_router(openai.router)
+    app.include_router(tokens.router)
     app.include_router(operations.router)
     openapi.describe(app)
     add_error_handlers(app)

@@ -43,6 +43,10 @@ def serve(
         str | None,
         typer.Option(help='JSON of vllm.AsyncEngineArgs fields, as {"max_model_len": 4096}.'),
     ] = None,
+    sampling_defaults: Annotated[
+        str | None,
+        typer.Option(help='JSON of what is taken where a client gives none, as {"temperature": 0.7}.'),
+    ] = None,
     access_log: Annotated[
         bool | None, typer.Option("--access-log/--no-access-log", help="Log one line for each request.")
     ] = None,

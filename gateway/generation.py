@@ -5,7 +5,7 @@
     1 admit    is there a place?                                 -> Unavailable
     2 submit   the engine takes the prompt, or refuses it        -> a real 4xx/5xx
     3 begin    the row is handed to the recorder, not awaited
-    4 next     Delta after Delta; the first before any byte leaves
+    4 next     Delta after Delta, read into what the client may see; the first before any byte leaves
     5 settle   once, always: how it ended, exact text and counts; returns when the row is committed
 
 A client that leaves, and a gateway that ends, abort the request in the engine; the engine then gives
@@ -23,7 +23,8 @@ from typing import Literal, Self
 
 from starlette.types import Receive
 
-from engine.base import Delta, DeltaStream, Engine, EngineError, GenerationRequest, Usage
+from adapters.chat_format import Answer, ContentLogprob, EndReason, Piece, Reader
+from engine.base import Delta, DeltaStream, Engine, EngineError, GenerationRequest, ToolCall, Usage
 from gateway import metrics
 from gateway.errors import GatewayError, GenerationError, Unavailable, from_engine
 from persistence.recorder import MessageRow, Recorder
@@ -55,10 +56,12 @@ class Generations:
     def __len__(self) -> int:
         return len(self._running)
 
-    def open(self, request: GenerationRequest, row: MessageRow, receive: Receive) -> Generation:
+    def open(
+        self, request: GenerationRequest, reader: Reader, row: MessageRow, receive: Receive
+    ) -> Generation:
         """A request's way through, as an async context manager. ``receive`` is the ASGI channel on
         which a client's leaving is noticed; the body must have been read from it."""
-        return Generation(self, request, row, receive)
+        return Generation(self, request, reader, row, receive)
 
     def admit(self, generation: Generation) -> None:
         """Raises Unavailable."""
@@ -104,32 +107,57 @@ class Generations:
 class Generation:
     """One request on its way.
 
-    After ``settle`` its ``status`` is completed, cancelled, error or shutdown, ``finish_reason`` is
-    stop or length where it is completed and ``usage`` is the engine's count.
+    ``finished`` is set when the answer has come to its end by itself; ``answer`` may be asked for then.
+    After ``settle`` its ``status`` is completed, cancelled, error or shutdown, and ``usage`` is the
+    engine's count.
     """
 
     def __init__(
-        self, generations: Generations, request: GenerationRequest, row: MessageRow, receive: Receive
+        self,
+        generations: Generations,
+        request: GenerationRequest,
+        reader: Reader,
+        row: MessageRow,
+        receive: Receive,
     ) -> None:
         self._generations = generations
         self._request = request
+        self._reader = reader
         self._row = row
         self._receive = receive
         self._arrived = time.perf_counter()
         self._stream: DeltaStream | None = None
         self._watch: asyncio.Task[None] | None = None
         self._texts: list[str] = []
+        self._logprobs: list[ContentLogprob] = []
+        self._calls: list[tuple[str, list[str]]] = []
         self._last: Delta | None = None
+        self._end_reason: EndReason | None = None
         self._abort_reason: AbortReason | None = None
         self._settled = False
         self.usage = Usage()
         self.status = "running"
-        self.finish_reason: str | None = None
 
     @property
-    def text(self) -> str:
-        """The answer so far."""
-        return "".join(self._texts)
+    def ended(self) -> bool:
+        """Whether ``next`` has given the last there is."""
+        return self._last is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer has come to its own end: it was neither aborted nor broken."""
+        return self._end_reason is not None
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer; valid when it is ``finished``."""
+        assert self._end_reason is not None
+        return Answer("".join(self._texts), self._end_reason, self.tool_calls, self._logprobs)
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls so far."""
+        return [ToolCall(name, "".join(arguments)) for name, arguments in self._calls]
 
     @property
     def failure(self) -> GatewayError | None:
@@ -176,25 +204,52 @@ class Generation:
             metrics.RUNNING.dec()
             self._generations.leave(self)
 
-    async def next(self) -> Delta:
-        """The next Delta; the last one has a ``finish_reason``. Raises GatewayError."""
+    async def next(self) -> Piece:
+        """What the engine's next Delta adds to the answer. Raises GatewayError."""
+        delta = await self._next_delta()
+        if self._row.ttft_ms is None:
+            seconds = time.perf_counter() - self._arrived
+            self._row.ttft_ms = seconds * 1000
+            metrics.TTFT.observe(seconds)
+        piece = self._reader.read(delta)
+        self._keep(piece)
+        if delta.finish_reason in ("stop", "length"):
+            self._end_reason = self._reader.end_reason(delta.finish_reason)
+        elif piece.ended and delta.finish_reason is None:
+            await self._end_in_engine()
+        return piece
+
+    async def _next_delta(self) -> Delta:
         assert self._stream is not None
         try:
             delta = await self._stream.next()
         except EngineError as error:
             raise from_engine(error) from error
-        if self._row.ttft_ms is None:
-            seconds = time.perf_counter() - self._arrived
-            self._row.ttft_ms = seconds * 1000
-            metrics.TTFT.observe(seconds)
-        if delta.text:
-            self._texts.append(delta.text)
         self.usage.completion_tokens += len(delta.token_ids)
         if delta.finish_reason is not None:
             self._last = delta
             self.usage.prompt_tokens = delta.prompt_tokens
             self.usage.cached_tokens = delta.cached_tokens
         return delta
+
+    def _keep(self, piece: Piece) -> None:
+        if piece.text:
+            self._texts.append(piece.text)
+        if piece.logprobs:
+            self._logprobs += piece.logprobs
+        for call in piece.tool_calls:
+            if call.name is not None:
+                self._calls.append((call.name, []))
+            self._calls[call.index][1].append(call.arguments)
+
+    async def _end_in_engine(self) -> None:
+        """The answer is whole: end the request, and count what was generated beyond it."""
+        assert self._stream is not None
+        if self._abort_reason is None:
+            self._end_reason = self._reader.end_reason("stop")
+        await self._abort_in_engine(self._stream)
+        while self._last is None:
+            await self._next_delta()
 
     async def abort(self, reason: AbortReason) -> None:
         """End the request in the engine; ``next`` still gives what was generated so far."""
@@ -216,14 +271,16 @@ class Generation:
         if self._settled:
             return
         self._settled = True
-        ended = self._last.finish_reason if self._last else None
-        if error is None and ended in ("stop", "length"):
-            self.status, self.finish_reason = "completed", ended
-        else:
-            self.status = self.finish_reason = self._abort_reason or "error"
+        finished = error is None and self.finished
+        self.status = "completed" if finished else self._abort_reason or "error"
         row, usage = self._row, self.usage
-        row.status, row.finish_reason = self.status, self.finish_reason
-        row.response = self.text
+        row.status = self.status
+        row.finish_reason = self._end_reason if finished else self.status
+        row.response = "".join(self._texts)
+        if self._calls:
+            row.meta_data["tool_calls"] = [
+                {"name": call.name, "arguments": call.arguments} for call in self.tool_calls
+            ]
         # An engine that broke never told; the prompt is known all the same.
         row.prompt_tokens = usage.prompt_tokens or len(self._request.prompt_token_ids)
         row.completion_tokens, row.cached_tokens = usage.completion_tokens, usage.cached_tokens

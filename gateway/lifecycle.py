@@ -13,12 +13,12 @@ import logging
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fastapi import Request
 
-from adapters.chat_format import ChatFormat
-from engine import demo_model
+from adapters.chat_format import ChatFormat, Conversation
+from engine import chatglm3_model, demo_model
 from engine.base import ChatMessage, Engine, EngineDead, EngineError, GenerationRequest, Sampling
 from gateway import metrics
 from gateway.generation import Generations
@@ -81,7 +81,7 @@ class Lifecycle:
             await self._start_database()
             adopt_orphans()
             model = await self._model_folder()
-            self._engine = new_engine(settings, model)
+            self._engine = await asyncio.to_thread(new_engine, settings, model)
             async with Step(f"Starting the engine ({settings.engine}, {model.name})"):
                 await self._interruptible(self._engine.start())
             self._chat_format = chat_format_of(self._engine)
@@ -184,7 +184,22 @@ def new_engine(settings: Settings, model: Path) -> Engine:
         return SimulatedEngine(settings.simulated_ttft_ms, settings.simulated_tokens_per_second)
     from engine.vllm_engine import VllmEngine
 
-    return VllmEngine(model, settings.served_model_name or model.name, settings.engine_args)
+    name, arguments = settings.served_model_name, settings.engine_args
+    defaults = cast("dict[str, float]", settings.sampling_defaults)
+    if not chatglm3_model.is_chatglm(model):
+        return VllmEngine(model, name or model.name, arguments, sampling_defaults=defaults)
+    if arguments.get("trust_remote_code"):
+        raise EngineError(
+            "engine_args: trust_remote_code is refused for ChatGLM3, which needs no remote code."
+        )
+    tokenizer = chatglm3_model.ensure_tokenizer(model, settings.data_dir)
+    return VllmEngine(
+        model,
+        name or chatglm3_model.NAME,
+        {"tokenizer": str(tokenizer)} | arguments,
+        chat_format="chatglm3",
+        sampling_defaults=chatglm3_model.SAMPLING_DEFAULTS | defaults,
+    )
 
 
 def chat_format_of(engine: Engine) -> ChatFormat:
@@ -193,9 +208,13 @@ def chat_format_of(engine: Engine) -> ChatFormat:
         from adapters.code_points import CodePointFormat
 
         return CodePointFormat()
+    assert engine.tokenizer is not None
+    if engine.card.chat_format == "chatglm3":
+        from adapters.chatglm3.chat_format import ChatGLM3Format
+
+        return ChatGLM3Format(engine.tokenizer)
     from adapters.chat_template import ChatTemplateFormat
 
-    assert engine.tokenizer is not None
     return ChatTemplateFormat(engine.tokenizer)
 
 
@@ -214,7 +233,7 @@ async def self_check(engine: Engine, chat_format: ChatFormat) -> None:
     """Ask the demo model one question. Raises EngineError when the answer is wrong: a build of the
     engine that computes wrong text must not serve it."""
     messages = (ChatMessage("user", demo_model.SELF_CHECK_QUESTION),)
-    prompt = chat_format.render(messages)
+    prompt = chat_format.render(Conversation(messages))
     sampling = Sampling(max_tokens=24, temperature=0.0, stop_token_ids=prompt.stop_token_ids)
     request = GenerationRequest("self-check", prompt.token_ids, messages, sampling, stream=False)
     stream = await engine.submit(request)

@@ -11,10 +11,16 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from adapters.openai.requests import ChatCompletionRequest, CompletionRequest
+from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
 
 Described = dict[str, dict[str, Any]]
 
-BODIES: tuple[type[BaseModel], ...] = (ChatCompletionRequest, CompletionRequest)
+BODIES: tuple[type[BaseModel], ...] = (
+    ChatCompletionRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
 REF = "#/components/schemas/{model}"
 
 _ERROR_SCHEMA = {
@@ -102,6 +108,18 @@ def _body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": content}}
 
 
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_current_weather",
+        "description": "Get the current weather in a given location",
+        "parameters": {
+            "type": "object",
+            "properties": {"location": {"type": "string"}},
+            "required": ["location"],
+        },
+    },
+}
 _CHAT: dict[str, Any] = {
     "requestBody": _body(
         ChatCompletionRequest,
@@ -121,6 +139,13 @@ _CHAT: dict[str, Any] = {
                     "temperature": 0,
                     "stream": True,
                     "stream_options": {"include_usage": True},
+                },
+            },
+            "tools": {
+                "summary": "A question and a tool (ChatGLM3)",
+                "value": {
+                    "messages": [{"role": "user", "content": "今天北京的天气怎么样？"}],
+                    "tools": [_TOOL],
                 },
             },
         },
@@ -171,6 +196,38 @@ _COMPLETION: dict[str, Any] = {
     ),
 }
 
+_REFUSALS: Described = {status: _FAILURES[status] for status in ("400", "404", "413")}
+_TOKENIZE: dict[str, Any] = {
+    "requestBody": _body(
+        TokenizeRequest,
+        {
+            "text": {"summary": "A text", "value": {"prompt": "你好"}},
+            "conversation": {
+                "summary": "A conversation",
+                "value": {"messages": [{"role": "user", "content": "你好"}]},
+            },
+        },
+    ),
+    "responses": {
+        "200": _json(
+            "The tokens.",
+            {
+                "count": 8,
+                "max_model_len": 8192,
+                "tokens": [64790, 64792, 64795, 30910, 13, 36474, 54591, 64796],
+                "token_strs": None,
+            },
+        ),
+        **_REFUSALS,
+    },
+}
+_DETOKENIZE: dict[str, Any] = {
+    "requestBody": _body(
+        DetokenizeRequest, {"ids": {"summary": "Some ids", "value": {"tokens": [36474, 54591]}}}
+    ),
+    "responses": {"200": _json("The text.", {"prompt": "你好"}), **_REFUSALS},
+}
+
 _MODEL = {
     "id": "smollm2-135m-instruct",
     "object": "model",
@@ -201,6 +258,8 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
     "/v1/models/{model}": {"responses": _MODEL_ANSWERS},
     "/v1/chat/completions": _CHAT,
     "/v1/completions": _COMPLETION,
+    "/tokenize": _TOKENIZE,
+    "/detokenize": _DETOKENIZE,
     "/health/live": {"responses": _LIVE_ANSWERS},
     "/health/ready": {"responses": _READY_ANSWERS},
     "/metrics": {"responses": _METRICS_ANSWERS},

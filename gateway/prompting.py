@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from adapters.chat_format import Prompt, UnrenderablePrompt
+from adapters.chat_format import ChatFormat, Conversation, Prompt, UnrenderablePrompt
 from engine.base import ModelCard
 from gateway.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 
@@ -14,15 +14,22 @@ from gateway.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 THREAD_CHARACTERS = 8_000
 
 
-async def rendered(render: Callable[[], Prompt], characters: int, param: str) -> Prompt:
-    """The prompt's ids, off the event loop where ``characters`` are many.
+async def rendered(render: Callable[[], Prompt], *, heavy: bool, param: str) -> Prompt:
+    """The prompt's ids, off the event loop where they are ``heavy`` to make.
 
     Raises InvalidRequest, naming ``param``, when the model's format has no place for the messages.
     """
     try:
-        return render() if characters < THREAD_CHARACTERS else await asyncio.to_thread(render)
+        return await asyncio.to_thread(render) if heavy else render()
     except UnrenderablePrompt as error:
-        raise InvalidRequest(str(error), param) from error
+        raise InvalidRequest(str(error), error.param or param) from error
+
+
+async def chat_prompt(chat_format: ChatFormat, conversation: Conversation) -> Prompt:
+    """The prompt that asks for the next turn. Raises InvalidRequest."""
+    characters = sum(len(message.content) for message in conversation.messages)
+    heavy = characters > THREAD_CHARACTERS or bool(conversation.tools)
+    return await rendered(lambda: chat_format.render(conversation), heavy=heavy, param="messages")
 
 
 def token_budget(prompt_tokens: int, asked: int | None, card: ModelCard, param: str) -> int:

@@ -20,16 +20,32 @@ from dotenv import dotenv_values
 from pydantic import (
     AliasChoices,
     BeforeValidator,
+    ConfigDict,
     Field,
     JsonValue,
     ValidationError,
     field_validator,
     model_validator,
+    with_config,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from typing_extensions import TypedDict
 
 PREFIX = "GATEWAY_"
 DEMO = "demo"
+
+
+@with_config(ConfigDict(extra="forbid", allow_inf_nan=False))
+class SamplingDefaults(TypedDict, total=False):
+    """What is taken for fields of a request that a client leaves out; vLLM's names and ranges."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Annotated[int, Field(ge=0)]
+    min_p: Annotated[float, Field(ge=0, le=1)]
+    repetition_penalty: Annotated[float, Field(gt=0)]
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)]
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)]
 
 
 class InvalidSetting(Exception):
@@ -87,6 +103,11 @@ class Settings(BaseSettings):
     # Read as text, from wherever it comes: pydantic-settings would merge the objects of several sources.
     engine_args: Annotated[dict[str, JsonValue], NoDecode, BeforeValidator(_json)] = Field(
         default_factory=dict, description="JSON object of vllm.AsyncEngineArgs fields."
+    )
+    sampling_defaults: Annotated[SamplingDefaults, NoDecode, BeforeValidator(_json)] = Field(
+        default_factory=SamplingDefaults,
+        description='What is taken where a client gives none, as {"temperature": 0.8, "top_p": 0.8}; '
+        "default: the model's own.",
     )
     database_url: str | None = Field(
         None,

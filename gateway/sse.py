@@ -7,6 +7,7 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from adapters.chat_format import EndReason, Piece, Reader
 from adapters.openai.answers import event
 from engine.base import GenerationRequest, Usage
 from gateway.errors import GatewayError, body_of
@@ -19,13 +20,10 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 class Chunks(Protocol):
     """A dialect's bytes for one stream."""
 
-    def first(self, text: str) -> bytes:
-        """The beginning, with the first text."""
+    def more(self, piece: Piece) -> bytes:
+        """One more piece of the answer; nothing where it has nothing to tell."""
 
-    def more(self, text: str) -> bytes:
-        """One more piece of text."""
-
-    def last(self, finish_reason: str, usage: Usage) -> bytes:
+    def last(self, end_reason: EndReason, usage: Usage) -> bytes:
         """The end."""
 
 
@@ -40,19 +38,25 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, generations: Generations, request: GenerationRequest, row: MessageRow, chunks: Chunks
+        self,
+        generations: Generations,
+        request: GenerationRequest,
+        reader: Reader,
+        row: MessageRow,
+        chunks: Chunks,
     ) -> None:
         super().__init__(headers=HEADERS)
         # A stream's length is not known.
         del self.headers["content-length"]
         self._generations = generations
         self._request = request
+        self._reader = reader
         self._row = row
         self._chunks = chunks
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._generations.open(self._request, self._row, receive) as generation:
+        async with self._generations.open(self._request, self._reader, self._row, receive) as generation:
             try:
                 await self._stream(generation, send)
             except GatewayError as error:
@@ -62,31 +66,23 @@ class EventStream(Response):
                 await self._send(send, event(body_of(error)), more=False)
 
     async def _stream(self, generation: Generation, send: Send) -> None:
-        delta = await generation.next()
-        while delta.finish_reason is None:
-            if delta.text:
-                await self._send(send, self._encoded(delta.text), more=True)
-            delta = await generation.next()
-        data = self._encoded(delta.text) if delta.text else b""
-        completed = delta.finish_reason in ("stop", "length")
-        if data and completed and not self._started:
+        data = self._chunks.more(await generation.next())
+        while not generation.ended:
+            if data:
+                await self._send(send, data, more=True)
+            data = self._chunks.more(await generation.next())
+        if data and generation.finished and not self._started:
             # A first token never waits for a commit.
             await self._send(send, data, more=True)
             data = b""
         await generation.settle()
-        if completed:
-            if not self._started and not data:
-                data = self._chunks.first("")
-            assert generation.finish_reason is not None
-            data += self._chunks.last(generation.finish_reason, generation.usage)
+        if generation.status == "completed":
+            data += self._chunks.last(generation.answer.end_reason, generation.usage)
             await self._send(send, data, more=False)
         elif generation.failure is not None:
             if self._started and data:
                 await self._send(send, data, more=True)
             raise generation.failure
-
-    def _encoded(self, text: str) -> bytes:
-        return self._chunks.more(text) if self._started else self._chunks.first(text)
 
     async def _send(self, send: Send, data: bytes, more: bool) -> None:
         if not self._started:

@@ -6,15 +6,31 @@ rule of this gateway: null, 0 and below mean the model's default, which is the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
-from engine.base import Sampling
+from adapters.chat_format import Conversation, Prompt
+from adapters.openai.answers import Wanted
+from adapters.openai.messages import Message
+from adapters.openai.tools import (
+    MOST_TOOLS,
+    FlatTool,
+    FunctionDefinition,
+    FunctionReference,
+    NamedTool,
+    OfferedTool,
+    ResponseFormat,
+    StructuredOutputs,
+    WrappedTool,
+    duplicate,
+)
+from engine.base import Sampling, StructuredOutput, Tool
 
-ROLES_WITH_CONTENT = ("system", "developer", "user", "tool", "function")
 MOST_STOP_STRINGS = 4
+MOST_LOGPROBS = 20
 INT64 = 2**63
 
 # OpenAI's fields that change the answer and are not honoured: only the values that ask for nothing
@@ -24,21 +40,29 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "frequency_penalty": (0,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "n": (1,),
     "prediction": (),
     "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
     "web_search_options": (),
 }
+
+# Of what the client asked, what stands in the row beside the messages.
+SAMPLING_FIELDS = {
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "max_tokens",
+    "max_completion_tokens",
+    "logprobs",
+    "top_logprobs",
+    "response_format",
+    "structured_outputs",
+}
+TOOL_FIELDS = {"tool_choice", "parallel_tool_calls", "function_call"}
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
 
@@ -69,6 +93,10 @@ class Body(BaseModel):
     )
     stream: bool | None = Field(None, description="Answer as server-sent events.")
     stream_options: StreamOptions | None = Field(None, description="Only with stream=true.")
+    structured_outputs: StructuredOutputs | None = Field(
+        None,
+        description="vLLM's: the answer fits one of json, json_object, regex, choice, grammar.",
+    )
     user: str | None = Field(None, description="Accepted; not used.")
 
     @field_validator("stream_options")
@@ -95,21 +123,38 @@ class Body(BaseModel):
         """Most tokens of the answer, None for the rest of the context."""
         return self.max_tokens if self.max_tokens is not None and self.max_tokens > 0 else None
 
-    def sampling(self, max_tokens: int, stop_token_ids: tuple[int, ...]) -> Sampling:
+    @property
+    def top_logprob_count(self) -> int | None:
+        """How many likely tokens are told beside each token, None where logprobs are not asked for."""
+        return None
+
+    @property
+    def structured(self) -> StructuredOutput | None:
+        """What the answer's text has to be."""
+        return self.structured_outputs.structured if self.structured_outputs is not None else None
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the answer's form depends on."""
+        return Wanted(self.include_usage, self.top_logprob_count is not None)
+
+    def sampling(self, max_tokens: int, prompt: Prompt) -> Sampling:
         """For the engine; ``max_tokens`` as it fits the context."""
         return Sampling(
             max_tokens=max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             seed=self.seed,
-            stop=self.stop_strings,
-            stop_token_ids=stop_token_ids,
+            stop=prompt.stop,
+            stop_token_ids=prompt.stop_token_ids,
+            logprobs=self.top_logprob_count,
+            structured=prompt.structured,
+            logit_bias=prompt.logit_bias,
         )
 
     def sampling_fields(self) -> dict[str, Any]:
         """What the client asked for, for the row."""
-        fields = {"temperature", "top_p", "stop", "seed", "max_tokens", "max_completion_tokens"}
-        return self.model_dump(include=fields, exclude_none=True)
+        return self.model_dump(include=SAMPLING_FIELDS, exclude_none=True, by_alias=True)
 
     def refused_field(self) -> str | None:
         """A field whose value asks for what is not honoured."""
@@ -133,53 +178,6 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = Field(None, description="Send a last chunk with the usage.")
 
 
-class TextPart(BaseModel):
-    """A piece of a message's text."""
-
-    model_config = ConfigDict(strict=True)
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    """One turn of the conversation."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = Field(
-        None,
-        validate_default=True,
-        description="Text, or a list of text parts; null only where the role is assistant.",
-    )
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _only_text(cls, value: object) -> object:
-        for part in value if isinstance(value, list) else ():
-            kind = part.get("type") if isinstance(part, dict) else None
-            if isinstance(kind, str) and kind != "text":
-                raise ValueError(
-                    f"content parts of type '{kind}' are not supported by this model, only 'text'"
-                )
-        return value
-
-    @field_validator("content")
-    @classmethod
-    def _has_content(cls, value: str | list[TextPart] | None, info: ValidationInfo) -> object:
-        if value is None and info.data.get("role") in ROLES_WITH_CONTENT:
-            raise ValueError(f"required for the role '{info.data['role']}'")
-        return value
-
-    @property
-    def text(self) -> str:
-        """The content as one string; parts are joined by a newline, as vLLM's server joins them."""
-        if isinstance(self.content, list):
-            return "\n".join(part.text for part in self.content)
-        return self.content or ""
-
-
 class ChatCompletionRequest(Body):
     """POST /v1/chat/completions."""
 
@@ -187,12 +185,120 @@ class ChatCompletionRequest(Body):
     max_completion_tokens: int | None = Field(
         None, description="As max_tokens, which it replaces; it wins where both are given."
     )
+    tools: Annotated[list[OfferedTool], Field(max_length=MOST_TOOLS)] | None = Field(
+        None, description="Functions that the model may call: OpenAI's wrapped form, or the function alone."
+    )
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = Field(
+        None, description="none, auto (default where there are tools), required, or the tool to call."
+    )
+    parallel_tool_calls: bool | None = Field(None, description="false: at most one call. Default: true.")
+    functions: Annotated[list[FunctionDefinition], Field(max_length=MOST_TOOLS)] | None = Field(
+        None, description="The older form of tools; calls are answered as function_call."
+    )
+    function_call: Literal["none", "auto"] | FunctionReference | None = Field(
+        None, description="The older form of tool_choice."
+    )
+    response_format: ResponseFormat | None = Field(
+        None, description="text (default), json_object, or json_schema with a schema that the answer fits."
+    )
+    logprobs: bool | None = Field(None, description="Tell the log-probability of each token of the content.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=MOST_LOGPROBS, description="With logprobs: also of so many of the likeliest tokens."
+    )
+
+    @field_validator("functions")
+    @classmethod
+    def _one_form(
+        cls, value: list[FunctionDefinition] | None, info: ValidationInfo
+    ) -> list[FunctionDefinition] | None:
+        if value and info.data.get("tools"):
+            raise ValueError("'functions' and 'tools' can't be given together")
+        return value
+
+    @field_validator("tools", "functions")
+    @classmethod
+    def _distinct(cls, value: Sequence[WrappedTool | FlatTool | FunctionDefinition] | None) -> object:
+        if (name := duplicate([one.tool for one in value or ()])) is not None:
+            raise ValueError(f"there are two functions with the name '{name}'")
+        return value
+
+    @field_validator("tool_choice", "function_call")
+    @classmethod
+    def _offered(cls, value: str | NamedTool | FunctionReference | None, info: ValidationInfo) -> object:
+        offered = (info.data.get("tools") or []) + (info.data.get("functions") or [])
+        name = value.function.name if isinstance(value, NamedTool) else getattr(value, "name", None)
+        if value == "required" and not offered:
+            raise ValueError("'required' needs tools to choose from")
+        if name is not None and name not in [one.tool.name for one in offered]:
+            raise ValueError(f"there is no function '{name}' among those that were given")
+        return value
+
+    @field_validator("response_format")
+    @classmethod
+    def _one_constraint(cls, value: ResponseFormat | None, info: ValidationInfo) -> ResponseFormat | None:
+        if value is not None and value.structured is not None and info.data.get("structured_outputs"):
+            raise ValueError("can't be combined with 'structured_outputs'")
+        return value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("only allowed when logprobs is true")
+        return value
 
     @property
     def token_limit(self) -> int | None:
         """Most tokens of the answer, None for the rest of the context."""
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         return limit if limit is not None and limit > 0 else None
+
+    @property
+    def top_logprob_count(self) -> int | None:
+        """How many likely tokens are told beside each token, None where logprobs are not asked for."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def structured(self) -> StructuredOutput | None:
+        """What the answer's text has to be."""
+        of_format = self.response_format.structured if self.response_format is not None else None
+        return of_format or super().structured
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the answer's form depends on."""
+        return replace(super().wanted, legacy=bool(self.functions))
+
+    @property
+    def conversation(self) -> Conversation:
+        """What is asked of the model."""
+        tools = tuple(one.tool for one in self.tools or self.functions or ())
+        may_call, must_call = self._callable(tools)
+        return Conversation(
+            messages=tuple(message.as_turn for message in self.messages),
+            tools=tools,
+            may_call=may_call,
+            must_call=must_call,
+            parallel_tool_calls=self.parallel_tool_calls is not False and not self.functions,
+            stop=self.stop_strings,
+            structured=self.structured,
+        )
+
+    def tool_fields(self) -> dict[str, Any]:
+        """What the client asked of tools, for the row."""
+        tools = {"tools": [dict(tool.definition) for tool in self.conversation.tools]}
+        choice = self.model_dump(include=TOOL_FIELDS, exclude_none=True)
+        return tools | choice if tools["tools"] else {}
+
+    def _callable(self, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], bool]:
+        """The tools that may be called, and whether one of them has to be."""
+        match self.tool_choice if self.tools else self.function_call:
+            case "none":
+                return (), False
+            case NamedTool(function=FunctionReference(name=name)) | FunctionReference(name=name):
+                return tuple(tool for tool in tools if tool.name == name), True
+            case choice:
+                return tools, choice == "required"
 
 
 class CompletionRequest(Body):
@@ -201,6 +307,17 @@ class CompletionRequest(Body):
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)] = Field(
         description="The text to continue: a string, or a list of one string."
     )
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MOST_LOGPROBS,
+        description="Tell the log-probability of each token, and of so many of the likeliest ones.",
+    )
+
+    @property
+    def top_logprob_count(self) -> int | None:
+        """How many likely tokens are told beside each token, None where logprobs are not asked for."""
+        return self.logprobs
 
     @property
     def text(self) -> str:

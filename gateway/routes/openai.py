@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from adapters.openai.answers import ChatChunks, CompletionChunks, Envelope, chat_completion, completion
+from adapters.chat_format import Answer, Prompt
+from adapters.openai.answers import (
+    ChatChunks,
+    CompletionChunks,
+    Envelope,
+    Wanted,
+    chat_completion,
+    completion,
+)
 from adapters.openai.requests import Body, ChatCompletionRequest, CompletionRequest
 from engine.base import ChatMessage, GenerationRequest, ModelCard, Usage
 from gateway.errors import InvalidRequest
+from gateway.generation import Generation
 from gateway.lifecycle import Lifecycle, lifecycle_of
-from gateway.prompting import check_model, rendered, token_budget
+from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, rendered, token_budget
 from gateway.routes.body import read
 from gateway.sse import EventStream
 from persistence.recorder import MessageRow
@@ -29,11 +38,12 @@ class Form:
 
     id_prefix: str
     chunks: type[ChatChunks] | type[CompletionChunks]
-    whole: Callable[[Envelope, str, str, Usage], bytes]
+    whole: Callable[[Envelope, Wanted, Answer, Usage], bytes]
+    param: str
 
 
-CHAT = Form("chatcmpl-", ChatChunks, chat_completion)
-COMPLETION = Form("cmpl-", CompletionChunks, completion)
+CHAT = Form("chatcmpl-", ChatChunks, chat_completion, "messages")
+COMPLETION = Form("cmpl-", CompletionChunks, completion, "prompt")
 
 
 @router.get("/models", summary="The served model")
@@ -56,14 +66,15 @@ async def chat_completions(request: Request) -> Response:
     lifecycle = lifecycle_of(request)
     asked = await read(request, ChatCompletionRequest, lifecycle.settings.max_body_bytes)
     check(asked, lifecycle.engine.card)
-    messages = tuple(ChatMessage(message.role, message.text) for message in asked.messages)
+    conversation = asked.conversation
+    messages = conversation.messages
     last_query = next((message.content for message in reversed(messages) if message.role == "user"), "")
     row = new_row(request, lifecycle, asked, last_query, "llm_chat")
     if len(messages) > 1 or messages[0].role != "user":
-        row.meta_data["messages"] = [
-            {"role": message.role, "content": message.content} for message in messages
-        ]
-    return await answered(request, lifecycle, asked, messages, row, CHAT)
+        row.meta_data["messages"] = [message.model_dump(exclude_none=True) for message in asked.messages]
+    row.meta_data |= asked.tool_fields()
+    prompt = await chat_prompt(lifecycle.chat_format, conversation)
+    return await answered(request, lifecycle, asked, messages, prompt, row, CHAT)
 
 
 @router.post("/completions", summary="Completion")
@@ -73,7 +84,13 @@ async def completions(request: Request) -> Response:
     asked = await read(request, CompletionRequest, lifecycle.settings.max_body_bytes)
     check(asked, lifecycle.engine.card)
     row = new_row(request, lifecycle, asked, asked.text, "completion")
-    return await answered(request, lifecycle, asked, (ChatMessage("user", asked.text),), row, COMPLETION)
+    prompt = await rendered(
+        lambda: lifecycle.chat_format.encode(asked.text, asked.stop_strings, asked.structured),
+        heavy=len(asked.text) > THREAD_CHARACTERS,
+        param="prompt",
+    )
+    messages = (ChatMessage("user", asked.text),)
+    return await answered(request, lifecycle, asked, messages, prompt, row, COMPLETION)
 
 
 def check(asked: Body, card: ModelCard) -> None:
@@ -95,67 +112,49 @@ def new_row(request: Request, lifecycle: Lifecycle, asked: Body, query: str, cha
     )
 
 
-async def prepared(
-    lifecycle: Lifecycle, asked: Body, messages: tuple[ChatMessage, ...], row: MessageRow
-) -> GenerationRequest:
-    """What the engine is asked. Raises InvalidRequest."""
-    chat_format = lifecycle.chat_format
-    chat = isinstance(asked, ChatCompletionRequest)
-    param = "messages" if chat else "prompt"
-    prompt = await rendered(
-        lambda: chat_format.render(messages) if chat else chat_format.encode(messages[0].content),
-        sum(len(message.content) for message in messages),
-        param,
-    )
-    budget = token_budget(len(prompt.token_ids), asked.token_limit, lifecycle.engine.card, param)
-    return GenerationRequest(
-        request_id=row.id.hex,
-        prompt_token_ids=prompt.token_ids,
-        messages=messages,
-        sampling=asked.sampling(budget, prompt.stop_token_ids),
-        stream=bool(asked.stream),
-    )
-
-
 async def answered(
     request: Request,
     lifecycle: Lifecycle,
     asked: Body,
-    messages: tuple[ChatMessage, ...],
+    messages: Sequence[ChatMessage],
+    prompt: Prompt,
     row: MessageRow,
     form: Form,
 ) -> Response:
-    """The answer as the client wants it: whole or streamed."""
-    generation_request = await prepared(lifecycle, asked, messages, row)
+    """The answer as the client wants it: whole or streamed. Raises GatewayError."""
     card = lifecycle.engine.card
+    budget = token_budget(len(prompt.token_ids), asked.token_limit, card, form.param)
+    generation_request = GenerationRequest(
+        request_id=row.id.hex,
+        prompt_token_ids=prompt.token_ids,
+        messages=tuple(messages),
+        sampling=asked.sampling(budget, prompt),
+        stream=bool(asked.stream) or prompt.ends_early,
+        detokenize=not prompt.reads_ids,
+    )
     envelope = Envelope(form.id_prefix + row.id.hex, card.name, int(time.time()), card.fingerprint)
+    reader = prompt.new_reader()
     if asked.stream:
-        chunks = form.chunks(envelope, asked.include_usage)
-        response: Response = EventStream(lifecycle.generations, generation_request, row, chunks)
+        chunks = form.chunks(envelope, asked.wanted)
+        response: Response = EventStream(lifecycle.generations, generation_request, reader, row, chunks)
     else:
-        response = await whole(request, lifecycle, generation_request, row, partial(form.whole, envelope))
+        generation = lifecycle.generations.open(generation_request, reader, row, request.receive)
+        response = await whole(generation, partial(form.whole, envelope, asked.wanted))
     return with_ignored(response, asked)
 
 
-async def whole(
-    request: Request,
-    lifecycle: Lifecycle,
-    generation_request: GenerationRequest,
-    row: MessageRow,
-    encode: Callable[[str, str, Usage], bytes],
-) -> Response:
+async def whole(generation: Generation, encode: Callable[[Answer, Usage], bytes]) -> Response:
     """An answer in one piece, given after its row's commit."""
-    async with lifecycle.generations.open(generation_request, row, request.receive) as generation:
-        while (await generation.next()).finish_reason is None:
-            pass
+    async with generation:
+        while not generation.ended:
+            await generation.next()
         await generation.settle()
         if generation.failure is not None:
             raise generation.failure
         if generation.status == "cancelled":
             # Nobody is there to read an answer.
             return Response(status_code=499)
-        assert generation.finish_reason is not None
-        content = encode(generation.text, generation.finish_reason, generation.usage)
+        content = encode(generation.answer, generation.usage)
         return Response(content, media_type="application/json")
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adapters.chat_format import UnrenderablePrompt
+from adapters.chat_format import Conversation, UnrenderablePrompt
 from engine.base import ChatMessage
 from tests.strategies import texts
 
@@ -101,21 +101,21 @@ def decoded(ids: Sequence[int]) -> str:
 def test_an_ordinary_conversation_gives_the_ids_the_model_was_trained_on(
     messages: list[ChatMessage],
 ) -> None:
-    assert list(FORMAT.render(messages).token_ids) == model_ids(TOKENIZER, messages)
+    assert list(FORMAT.render(Conversation(messages)).token_ids) == model_ids(TOKENIZER, messages)
 
 
 @given(hostile)
 @example("".join(CONTROL))
 @example("\uf8f00\uf8f1<|end|>\uf8f0")
 def test_nothing_a_user_writes_becomes_a_control_token_and_no_text_is_lost(content: str) -> None:
-    ids = FORMAT.render(said(content)).token_ids
+    ids = FORMAT.render(Conversation(said(content))).token_ids
     assert controls(ids) == TEMPLATES_OWN
     assert decoded(ids) == f"<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"
 
 
 @given(st.lists(hostile, min_size=2, max_size=4))
 def test_texts_taken_out_of_several_messages_come_back_where_they_were(contents: list[str]) -> None:
-    ids = FORMAT.render([ChatMessage("user", content) for content in contents]).token_ids
+    ids = FORMAT.render(Conversation([ChatMessage("user", content) for content in contents])).token_ids
     turns = "".join(f"<|im_start|>user\n{content}<|im_end|>\n" for content in contents)
     assert decoded(ids) == turns + "<|im_start|>assistant\n"
     assert controls(ids) == 2 * len(contents) + 1
@@ -137,7 +137,7 @@ def test_an_added_token_that_is_not_special_is_not_read_out_of_a_text_either(con
     tokenizer.add_tokens([tokenizers.AddedToken("<tool_call>", special=False)])
     control_ids = CONTROL_IDS | set(tokenizer.convert_tokens_to_ids(["<tool_call>"]))
     chat_format = format_of(tokenizer)
-    assert controls(chat_format.render(said(content)).token_ids, control_ids) == TEMPLATES_OWN
+    assert controls(chat_format.render(Conversation(said(content))).token_ids, control_ids) == TEMPLATES_OWN
     if content:
         assert controls(chat_format.encode(content).token_ids, control_ids) == 0
 
@@ -149,7 +149,7 @@ def test_a_text_that_the_tokenizer_normalizes_to_a_control_token_is_not_one(cont
     tokenizer = fast(backend)
     end: AddedToken = tokenizers.AddedToken("<|end|>", special=True, normalized=True)
     tokenizer.add_special_tokens({"additional_special_tokens": [*CONTROL[:2], end]})
-    assert controls(format_of(tokenizer).render(said(content)).token_ids) == TEMPLATES_OWN
+    assert controls(format_of(tokenizer).render(Conversation(said(content))).token_ids) == TEMPLATES_OWN
 
 
 def test_a_tokenizer_without_added_tokens_works() -> None:
@@ -161,7 +161,9 @@ def test_a_tokenizer_without_added_tokens_works() -> None:
     )
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
     tokenizer.chat_template = TEMPLATE
-    assert list(format_of(tokenizer).render(said("hi")).token_ids) == model_ids(tokenizer, said("hi"))
+    assert list(format_of(tokenizer).render(Conversation(said("hi"))).token_ids) == model_ids(
+        tokenizer, said("hi")
+    )
 
 
 def test_a_text_to_continue_begins_as_the_tokenizer_begins_texts() -> None:
@@ -181,24 +183,26 @@ def test_an_empty_text_can_not_be_continued_by_a_model_without_a_beginning() -> 
 
 @pytest.mark.parametrize(("role", "model_role"), [("developer", "system"), ("user", "user")])
 def test_a_role_of_another_vendor_is_told_as_the_one_the_template_knows(role: str, model_role: str) -> None:
-    assert FORMAT.render(said("hi", role)) == FORMAT.render(said("hi", model_role))
+    assert FORMAT.render(Conversation(said("hi", role))) == FORMAT.render(
+        Conversation(said("hi", model_role))
+    )
 
 
 @pytest.mark.parametrize("role", ["tool", "function"])
 def test_a_template_that_refuses_is_an_unrenderable_prompt_that_says_why(role: str) -> None:
     with pytest.raises(UnrenderablePrompt, match="Tools are not supported"):
-        FORMAT.render(said("hi", role))
+        FORMAT.render(Conversation(said("hi", role)))
 
 
 @pytest.mark.parametrize("template", ["{{ messages[5].content }}", "{{ 1 / 0 }}", "{% if %}"])
 def test_a_broken_template_is_an_unrenderable_prompt(template: str) -> None:
     with pytest.raises(UnrenderablePrompt):
-        format_of(fast(byte_level(), template)).render(said("hi"))
+        format_of(fast(byte_level(), template)).render(Conversation(said("hi")))
 
 
 def test_without_a_template_the_error_says_what_to_use_instead() -> None:
     with pytest.raises(UnrenderablePrompt, match="/v1/completions"):
-        format_of(fast(byte_level(), None)).render(said("hi"))
+        format_of(fast(byte_level(), None)).render(Conversation(said("hi")))
 
 
 def test_added_tokens_that_are_only_spaces_are_read_out_of_a_text() -> None:

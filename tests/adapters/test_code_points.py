@@ -3,6 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.chat_format import Conversation
 from adapters.code_points import CodePointFormat
 from engine.base import ChatMessage
 from tests.strategies import texts
@@ -10,7 +11,7 @@ from tests.strategies import texts
 
 @given(st.lists(texts))
 def test_the_prompt_is_all_messages_texts_one_token_per_code_point(contents: list[str]) -> None:
-    prompt = CodePointFormat().render([ChatMessage("user", content) for content in contents])
+    prompt = CodePointFormat().render(Conversation([ChatMessage("user", content) for content in contents]))
     assert "".join(map(chr, prompt.token_ids)) == "".join(contents)
     assert prompt.stop_token_ids == ()
 

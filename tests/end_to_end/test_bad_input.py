@@ -46,7 +46,7 @@ BODIES: list[tuple[Any, int, str | None, str]] = [
     ({"messages": OK, "stream": "yes"}, 400, "stream", "boolean"),
     ({"messages": OK, "stream_options": {"include_usage": True}}, 400, "stream_options", "stream is true"),
     ({"messages": OK, "n": 2}, 400, "n", "not supported"),
-    ({"messages": OK, "tools": [{"type": "function"}]}, 400, "tools", "not supported"),
+    ({"messages": OK, "tools": [{"type": "function"}]}, 400, "tools.0.function", "Missing"),
     ({"messages": OK, "model": "gpt-4"}, 404, "model", "'simulated'"),
     ({"messages": OK, "model": 4}, 400, "model", "string"),
 ]

@@ -10,10 +10,11 @@ from typing import Any
 
 from starlette.types import Message
 
-from adapters.openai.answers import ChatChunks, Envelope
+from adapters.code_points import READER
+from adapters.openai.answers import ChatChunks, Envelope, Wanted
 from engine.base import Delta, DeltaStream, EngineError, GenerationRequest
 from engine.simulated import SimulatedEngine
-from gateway.generation import Generations
+from gateway.generation import Generation, Generations
 from gateway.sse import EventStream
 from persistence.recorder import MessageRow, Recorder
 from tests.strategies import echo_request
@@ -156,9 +157,13 @@ class House:
     def stream(self, text: str, *, stop: tuple[str, ...] = (), max_tokens: int = 1000) -> asyncio.Task[None]:
         """Start to answer ``text`` to the client."""
         request = echo_request(text, stop=stop, max_tokens=max_tokens)
-        chunks = ChatChunks(Envelope("chatcmpl-1", "m", 1, "f"), include_usage=True)
-        response = EventStream(self.generations, request, new_row(text), chunks)
+        chunks = ChatChunks(Envelope("chatcmpl-1", "m", 1, "f"), Wanted(usage=True))
+        response = EventStream(self.generations, request, READER, new_row(text), chunks)
         return asyncio.create_task(self._call(response))
+
+    def open(self, request: GenerationRequest, text: str) -> Generation:
+        """A request for ``text`` on its way."""
+        return self.generations.open(request, READER, new_row(text), self.client.receive)
 
     async def _call(self, response: EventStream) -> None:
         await response({"type": "http"}, self.client.receive, self.client.send)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.chat_format import Answer
 from engine.base import EngineDead, EngineError, EngineOverloaded, GenerationFailed, RequestRefused
 from engine.simulated import SimulatedEngine
 from gateway.errors import GatewayError, GenerationError, InvalidRequest, Unavailable
@@ -19,13 +20,12 @@ from tests.gateway.fakes import (
     BreakingEngine,
     House,
     RefusingEngine,
-    new_row,
 )
 from tests.strategies import echo_request, texts
 
 
 def opened(house: House, text: str, *, stream: bool = False) -> Generation:
-    return house.generations.open(echo_request(text, stream=stream), new_row(text), house.client.receive)
+    return house.open(echo_request(text, stream=stream), text)
 
 
 def ended(row: MessageRow) -> tuple[str, str | None, str, int, int]:
@@ -36,11 +36,11 @@ def ended(row: MessageRow) -> tuple[str, str | None, str, int, int]:
 async def test_a_finished_request_leaves_its_text_and_the_engines_counts(text: str, stream: bool) -> None:
     house = House()
     async with opened(house, text, stream=stream) as generation:
-        while (await generation.next()).finish_reason is None:
-            pass
+        while not generation.ended:
+            await generation.next()
         await generation.settle()
         await generation.settle()
-        assert (generation.status, generation.finish_reason, generation.text) == ("completed", "stop", text)
+        assert (generation.status, generation.answer) == ("completed", Answer(text, "stop", [], []))
         assert generation.failure is None
     row = house.recorder.row
     assert ended(row) == ("completed", "stop", text, len(text), len(text))
@@ -54,7 +54,7 @@ async def test_a_finished_request_leaves_its_text_and_the_engines_counts(text: s
 async def test_a_request_that_reached_its_limit_says_length() -> None:
     house = House()
     request = echo_request("abcdef", max_tokens=2, stream=False)
-    async with house.generations.open(request, new_row("abcdef"), house.client.receive) as generation:
+    async with house.open(request, "abcdef") as generation:
         await generation.next()
         await generation.settle()
     assert ended(house.recorder.row) == ("completed", "length", "ab", 6, 2)
@@ -69,8 +69,8 @@ async def test_a_client_that_leaves_at_any_moment_keeps_exact_text_and_counts(
         for _ in range(data.draw(st.integers(0, len(text) - 1))):
             await generation.next()
         await generation.abort("cancelled")
-        while (await generation.next()).finish_reason is None:
-            pass
+        while not generation.ended:
+            await generation.next()
         await generation.settle()
     row = house.recorder.row
     assert text.startswith(row.response)
@@ -154,8 +154,9 @@ async def test_a_drain_waits_for_what_runs() -> None:
     async with opened(house, "abc", stream=True) as generation:
         await generation.next()
         draining = asyncio.create_task(house.generations.drain(AN_HOUR_MS))
-        while (await generation.next()).finish_reason is None:
+        while not generation.ended:
             assert not draining.done()
+            await generation.next()
         await generation.settle()
     await draining
     assert house.recorder.row.status == "completed"
@@ -168,7 +169,9 @@ async def test_a_hurried_drain_ends_what_runs() -> None:
         waiting = asyncio.create_task(generation.next())
         await asyncio.sleep(0)
         house.generations.hurry()
-        assert (await waiting).finish_reason == "abort"
+        assert (await waiting).text == ""
+        assert generation.ended
+        assert not generation.finished
         await generation.settle()
         assert generation.failure is not None
         assert generation.failure.status == 503

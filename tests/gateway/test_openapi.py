@@ -58,6 +58,8 @@ def test_it_has_every_route(document: dict[str, Any]) -> None:
         ("get", "/v1/models/{model}"),
         ("post", "/v1/chat/completions"),
         ("post", "/v1/completions"),
+        ("post", "/tokenize"),
+        ("post", "/detokenize"),
         ("get", "/health/live"),
         ("get", "/health/ready"),
         ("get", "/metrics"),

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.chat_format import Prompt, UnrenderablePrompt
-from engine.base import ModelCard
+from adapters.chat_format import Conversation, Prompt, UnrenderablePrompt
+from adapters.code_points import CodePointFormat, new_reader
+from engine.base import ChatMessage, ModelCard, Tool
 from gateway.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
-from gateway.prompting import THREAD_CHARACTERS, check_model, rendered, token_budget
+from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, rendered, token_budget
 
 CARD = ModelCard("m", "simulated", max_model_len=100, chat_format="code_points")
 
@@ -46,20 +47,36 @@ def test_another_model_is_not_found_and_the_served_one_is_named(name: str) -> No
     assert len(refused.value.message) < 200
 
 
-@pytest.mark.parametrize(("characters", "same"), [(0, True), (THREAD_CHARACTERS, False)])
-async def test_a_long_prompt_is_rendered_off_the_event_loop(characters: int, same: bool) -> None:
-    def render() -> Prompt:
-        return Prompt([threading.get_ident()])
+class ThreadFormat(CodePointFormat):
+    """Its prompts say which thread made them."""
 
-    prompt = await rendered(render, characters, "messages")
+    def render(self, conversation: Conversation) -> Prompt:
+        return Prompt([threading.get_ident()], new_reader)
+
+
+TOOL = Tool("f", {"name": "f"})
+
+
+@pytest.mark.parametrize(
+    ("characters", "tools", "same"),
+    [(0, (), True), (THREAD_CHARACTERS + 1, (), False), (0, (TOOL,), False)],
+)
+async def test_what_takes_long_is_rendered_off_the_event_loop(
+    characters: int, tools: tuple[Tool, ...], same: bool
+) -> None:
+    conversation = Conversation([ChatMessage("user", "x" * characters)], tools)
+    prompt = await chat_prompt(ThreadFormat(), conversation)
     assert (prompt.token_ids == [threading.get_ident()]) == same
 
 
-@pytest.mark.parametrize("characters", [0, THREAD_CHARACTERS])
-async def test_a_prompt_that_has_no_place_is_the_clients_fault(characters: int) -> None:
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize(("named", "param"), [(None, "messages"), ("tools", "tools")])
+async def test_a_prompt_that_has_no_place_is_the_clients_fault(
+    heavy: bool, named: str | None, param: str
+) -> None:
     def refuse() -> Prompt:
-        raise UnrenderablePrompt("roles must alternate")
+        raise UnrenderablePrompt("roles must alternate", named)
 
     with pytest.raises(InvalidRequest, match="roles must alternate") as refused:
-        await rendered(refuse, characters, "messages")
-    assert refused.value.param == "messages"
+        await rendered(refuse, heavy=heavy, param="messages")
+    assert refused.value.param == param

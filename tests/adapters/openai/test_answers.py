@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from adapters.chat_format import Answer, EndReason, Piece
 from adapters.openai.answers import (
     ChatChunks,
     CompletionChunks,
     Envelope,
+    Wanted,
     chat_completion,
     completion,
     event,
@@ -34,7 +36,7 @@ envelopes = st.builds(
     Envelope, id=texts, model=texts, created=st.integers(0, 2**40), system_fingerprint=texts
 )
 kinds = st.sampled_from([ChatChunks, CompletionChunks])
-reasons = st.sampled_from(["stop", "length"])
+reasons: st.SearchStrategy[EndReason] = st.sampled_from(["stop", "length"])
 ENVELOPE = Envelope("chatcmpl-1", "m", 1_700_000_000, "f")
 
 
@@ -48,13 +50,12 @@ def events(data: bytes) -> list[str]:
     return [block.removeprefix(b"data: ").decode() for block in blocks]
 
 
-def frames(chunks: Chunks, pieces: list[str], finish_reason: str = "stop") -> list[bytes]:
+def frames(chunks: Chunks, pieces: list[str], finish_reason: EndReason = "stop") -> list[bytes]:
     """All writes of one stream."""
-    first, *rest = pieces or [""]
-    return [chunks.first(first), *(chunks.more(piece) for piece in rest), chunks.last(finish_reason, USAGE)]
+    return [*(chunks.more(Piece(piece)) for piece in pieces), chunks.last(finish_reason, USAGE)]
 
 
-def stream(chunks: Chunks, pieces: list[str], finish_reason: str = "stop") -> list[dict[str, Any]]:
+def stream(chunks: Chunks, pieces: list[str], finish_reason: EndReason = "stop") -> list[dict[str, Any]]:
     """The objects of one stream, which ends in ``[DONE]``."""
     data = b"".join(frames(chunks, pieces, finish_reason))
     assert data.endswith(DONE)
@@ -70,9 +71,9 @@ def text_of(chunk: dict[str, Any]) -> str:
 
 @given(kinds, envelopes, st.booleans(), st.lists(texts, max_size=6), reasons)
 def test_the_chunks_joined_are_the_text_and_all_say_the_same_of_the_answer(
-    kind: type[Chunks], envelope: Envelope, include_usage: bool, pieces: list[str], finish_reason: str
+    kind: type[Chunks], envelope: Envelope, include_usage: bool, pieces: list[str], finish_reason: EndReason
 ) -> None:
-    chunks = stream(kind(envelope, include_usage), pieces, finish_reason)
+    chunks = stream(kind(envelope, Wanted(include_usage)), pieces, finish_reason)
     for chunk in chunks:
         assert chunk.items() >= envelope.fields(kind.kind).items()
     with_choice = [chunk for chunk in chunks if chunk["choices"]]
@@ -86,7 +87,7 @@ def test_the_chunks_joined_are_the_text_and_all_say_the_same_of_the_answer(
 def test_usage_comes_last_and_only_when_asked_for(
     kind: type[Chunks], include_usage: bool, pieces: list[str]
 ) -> None:
-    chunks = stream(kind(ENVELOPE, include_usage), pieces)
+    chunks = stream(kind(ENVELOPE, Wanted(include_usage)), pieces)
     if include_usage:
         assert chunks[-1]["choices"] == []
         assert chunks[-1]["usage"] == USAGE_FIELDS
@@ -98,20 +99,24 @@ def test_usage_comes_last_and_only_when_asked_for(
 
 @given(kinds, texts.filter(bool))
 def test_each_piece_of_text_is_one_event(kind: type[Chunks], text: str) -> None:
-    assert len(events(kind(ENVELOPE, False).more(text))) == 1
+    chunks = kind(ENVELOPE, Wanted())
+    chunks.more(Piece("first"))
+    assert len(events(chunks.more(Piece(text)))) == 1
 
 
 @given(st.lists(texts, max_size=4), st.booleans())
 def test_openais_own_library_reads_a_chat(pieces: list[str], include_usage: bool) -> None:
     chunks = [
         ChatCompletionChunk.model_validate(chunk, strict=True)
-        for chunk in stream(ChatChunks(ENVELOPE, include_usage), pieces, "length")
+        for chunk in stream(ChatChunks(ENVELOPE, Wanted(include_usage)), pieces, "length")
     ]
     assert chunks[0].choices[0].delta.role == "assistant"
     assert all(chunk.choices[0].delta.role is None for chunk in chunks[1:] if chunk.choices)
     assert [choice.finish_reason for chunk in chunks for choice in chunk.choices][-1] == "length"
     text = "".join(pieces)
-    whole = ChatCompletion.model_validate_json(chat_completion(ENVELOPE, text, "stop", USAGE))
+    whole = ChatCompletion.model_validate_json(
+        chat_completion(ENVELOPE, Wanted(), Answer(text, "stop"), USAGE)
+    )
     assert whole.choices[0].message.content == text
     assert whole.usage is not None
     assert whole.usage.total_tokens == 10
@@ -119,10 +124,10 @@ def test_openais_own_library_reads_a_chat(pieces: list[str], include_usage: bool
 
 @given(texts, st.booleans())
 def test_openais_own_library_reads_a_completion(text: str, include_usage: bool) -> None:
-    for chunk in stream(CompletionChunks(ENVELOPE, include_usage), [text]):
+    for chunk in stream(CompletionChunks(ENVELOPE, Wanted(include_usage)), [text]):
         if chunk["choices"] and chunk["choices"][0]["finish_reason"] is not None:
             Completion.model_validate(chunk)
-    whole = Completion.model_validate_json(completion(ENVELOPE, text, "length", USAGE))
+    whole = Completion.model_validate_json(completion(ENVELOPE, Wanted(), Answer(text, "length"), USAGE))
     assert (whole.choices[0].text, whole.choices[0].finish_reason) == (text, "length")
     assert whole.usage is not None
     assert whole.usage.prompt_tokens_details is not None
@@ -130,9 +135,9 @@ def test_openais_own_library_reads_a_completion(text: str, include_usage: bool) 
 
 
 @given(envelopes, texts, reasons)
-def test_a_whole_answer_says_the_same_as_a_stream(envelope: Envelope, text: str, reason: str) -> None:
-    chat = json.loads(chat_completion(envelope, text, reason, USAGE))
-    plain = json.loads(completion(envelope, text, reason, USAGE))
+def test_a_whole_answer_says_the_same_as_a_stream(envelope: Envelope, text: str, reason: EndReason) -> None:
+    chat = json.loads(chat_completion(envelope, Wanted(), Answer(text, reason), USAGE))
+    plain = json.loads(completion(envelope, Wanted(), Answer(text, reason), USAGE))
     assert chat.items() >= envelope.fields("chat.completion").items()
     assert plain.items() >= envelope.fields("text_completion").items()
     assert chat["usage"] == plain["usage"] == USAGE_FIELDS
@@ -142,23 +147,24 @@ def test_a_whole_answer_says_the_same_as_a_stream(envelope: Envelope, text: str,
 
 
 def test_the_role_comes_in_the_same_write_as_the_first_text() -> None:
-    role, text = (json.loads(one) for one in events(ChatChunks(ENVELOPE, False).first("Hi")))
+    role, text = (json.loads(one) for one in events(ChatChunks(ENVELOPE, Wanted()).more(Piece("Hi"))))
     assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert text["choices"][0]["delta"] == {"content": "Hi"}
 
 
 def test_a_chat_without_text_still_has_its_role() -> None:
-    first, last = stream(ChatChunks(ENVELOPE, False), [])
+    first, last = stream(ChatChunks(ENVELOPE, Wanted()), [])
     assert first["choices"][0]["delta"]["role"] == "assistant"
     assert last["choices"][0]["delta"] == {}
 
 
 @pytest.mark.parametrize("kind", [ChatChunks, CompletionChunks])
 def test_two_streams_do_not_share_anything(kind: type[Chunks]) -> None:
-    one, two = kind(ENVELOPE, True), kind(Envelope("2", "other", 1, ""), False)
-    before = one.more("x")
+    one, two = kind(ENVELOPE, Wanted(True)), kind(Envelope("2", "other", 1, ""), Wanted())
+    one.more(Piece("first"))
+    before = one.more(Piece("x"))
     two.last("stop", USAGE)
-    assert one.more("x") == before != two.more("x")
+    assert one.more(Piece("x")) == before != two.more(Piece("x"))
 
 
 @given(st.dictionaries(texts, json_values, max_size=4))

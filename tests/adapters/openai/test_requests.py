@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from adapters.chat_format import Prompt
+from adapters.code_points import new_reader
 from adapters.openai.requests import ONLY, Body, ChatCompletionRequest, CompletionRequest
 from engine.base import Sampling
 from tests.strategies import json_values, texts
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"prompt": "hi"}
+PROMPT = Prompt([], new_reader, stop_token_ids=(2,))
 ROLES = ["system", "developer", "user", "assistant", "tool", "function"]
 
 Parsed = TypeVar("Parsed", bound=Body)
@@ -93,7 +96,7 @@ def test_null_is_as_good_as_absent(field: str) -> None:
     with_null, without = chat(**{field: None}), chat()
     assert with_null.model_dump() == without.model_dump()
     assert with_null.token_limit is without.token_limit is None
-    assert with_null.sampling(7, (2,)) == without.sampling(7, (2,)) == Sampling(7, stop_token_ids=(2,))
+    assert with_null.sampling(7, PROMPT) == without.sampling(7, PROMPT) == Sampling(7, stop_token_ids=(2,))
     assert with_null.refused_field() is None
     assert with_null.sampling_fields() == {}
 
@@ -111,7 +114,7 @@ def test_null_is_as_good_as_absent(field: str) -> None:
 )
 def test_the_ends_of_a_range_belong_to_it(name: str, value: float) -> None:
     asked = chat(**{name: value})
-    assert getattr(asked.sampling(1, ()), name) == value
+    assert getattr(asked.sampling(1, PROMPT), name) == value
     assert asked.sampling_fields() == {name: value}
 
 
@@ -190,7 +193,7 @@ def test_a_completion_without_max_tokens_has_16_tokens_and_a_chat_the_rest_of_th
     ],
 )
 def test_stop_is_a_string_or_up_to_four(stop: object, strings: tuple[str, ...]) -> None:
-    assert chat(stop=stop).sampling(1, ()).stop == strings
+    assert chat(stop=stop).conversation.stop == completion(stop=stop).stop_strings == strings
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -1,0 +1,53 @@
+"""Text to tokens and back, as vLLM's server has it; the engine is not asked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from adapters.openai.tokens import DetokenizeRequest, TokenizeChat, TokenizePrompt, TokenizeRequest
+from gateway.lifecycle import Lifecycle, lifecycle_of
+from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, rendered
+from gateway.routes.body import read
+
+router = APIRouter(tags=["Tokens"])
+
+
+@router.post("/tokenize", summary="Count and list tokens")
+async def tokenize(request: Request) -> dict[str, Any]:
+    """The ids of a text or a conversation; their count is what usage calls prompt_tokens."""
+    lifecycle = lifecycle_of(request)
+    asked = (await read(request, TokenizeRequest, lifecycle.settings.max_body_bytes)).root
+    check_model(asked.model, lifecycle.engine.card)
+    if isinstance(asked, TokenizeChat):
+        ids = (await chat_prompt(lifecycle.chat_format, asked.conversation)).token_ids
+    else:
+        ids = await prompt_ids(lifecycle, asked)
+    return {
+        "count": len(ids),
+        "max_model_len": lifecycle.engine.card.max_model_len,
+        "tokens": list(ids),
+        "token_strs": lifecycle.chat_format.token_strings(ids) if asked.return_token_strs else None,
+    }
+
+
+async def prompt_ids(lifecycle: Lifecycle, asked: TokenizePrompt) -> Any:
+    """The ids of a text. Raises InvalidRequest."""
+    chat_format, heavy = lifecycle.chat_format, len(asked.prompt) > THREAD_CHARACTERS
+    if asked.add_special_tokens:
+        prompt = await rendered(lambda: chat_format.encode(asked.prompt), heavy=heavy, param="prompt")
+        return prompt.token_ids
+    if heavy:
+        return await asyncio.to_thread(chat_format.plain_ids, asked.prompt)
+    return chat_format.plain_ids(asked.prompt)
+
+
+@router.post("/detokenize", summary="Tokens to text")
+async def detokenize(request: Request) -> dict[str, str]:
+    """The text of ids, control tokens included."""
+    lifecycle = lifecycle_of(request)
+    asked = await read(request, DetokenizeRequest, lifecycle.settings.max_body_bytes)
+    check_model(asked.model, lifecycle.engine.card)
+    return {"prompt": await asyncio.to_thread(lifecycle.chat_format.decode, asked.tokens)}
