@@ -26,11 +26,10 @@ from tests.end_to_end.served import Gateway, launch, running
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
 
-from adapters.chat_format import Conversation
 from adapters.chatglm3.calls import write_call
 from adapters.chatglm3.chat_format import ChatGLM3Format
 from adapters.chatglm3.pieces import Pieces
-from engine.base import ChatMessage, Tool, ToolCall
+from adapters.chatglm3.turns import Turn
 from tests.chatglm3.checkpoint import Script, real_tokenizer_model, small_tokenizer_model, write_checkpoint
 from tests.chatglm3.tokenizers import chatglm3_tokenizer
 
@@ -55,7 +54,6 @@ INTERPRETER = {
     "parameters": {"type": "object", "properties": {"code": {"type": "string"}}},
 }
 TOOLS: list[Any] = [{"type": "function", "function": one} for one in (WEATHER, INTERPRETER)]
-OFFERED = [Tool("get_weather", WEATHER), Tool("interpreter", INTERPRETER)]
 
 HELLO, ANSWER = "你好，请问你是谁", "你好👋！我是 ChatGLM3。\n\n很高兴见到你。"
 WHEN, SINCE = "你知道到什么时候的事", "到[[训练时间]]为止。"
@@ -71,20 +69,20 @@ def segment(content: str, header: str = "") -> list[int]:
     return PIECES.encode(f"{header}\n") + PIECES.encode(content)
 
 
-def asked(*messages: ChatMessage) -> Sequence[int]:
-    return FORMAT.render(Conversation(messages, OFFERED, OFFERED)).token_ids
+def after(turn: Turn) -> list[int]:
+    """The end of a prompt whose last turn this is, whatever comes before it."""
+    return [*FORMAT.turn_ids(turn), PIECES.control.assistant]
 
 
-def question(text: str) -> ChatMessage:
-    return ChatMessage("user", text)
+def after_question(text: str) -> list[int]:
+    return after(Turn("user", text))
 
 
-CALL = ChatMessage("assistant", PREAMBLE, (ToolCall("get_weather", json.dumps(ARGUMENTS), "c"),))
 SCRIPTS = [
-    Script(asked(question(HELLO)), [*segment(ANSWER), END]),
-    Script(asked(question(WHEN)), [*segment(SINCE), USER]),
+    Script(after_question(HELLO), [*segment(ANSWER), END]),
+    Script(after_question(WHEN), [*segment(SINCE), USER]),
     Script(
-        asked(question(RAIN)),
+        after_question(RAIN),
         [
             *segment(PREAMBLE),
             PIECES.control.assistant,
@@ -92,9 +90,9 @@ SCRIPTS = [
             OBSERVATION,
         ],
     ),
-    Script(asked(question(RAIN), CALL, ChatMessage("tool", RESULT, (), "c")), [*segment(FINAL), USER]),
-    Script(asked(question(BROKEN)), [*segment(BROKEN_CALL, "get_weather"), OBSERVATION]),
-    Script(asked(question(PRIMES)), [*segment(f"```python\n{CODE}\n```", "interpreter"), OBSERVATION]),
+    Script(after(Turn("observation", RESULT)), [*segment(FINAL), USER]),
+    Script(after_question(BROKEN), [*segment(BROKEN_CALL, "get_weather"), OBSERVATION]),
+    Script(after_question(PRIMES), [*segment(f"```python\n{CODE}\n```", "interpreter"), OBSERVATION]),
 ]
 
 
@@ -182,7 +180,7 @@ def test_a_plain_answer_is_the_text_of_its_ids(client: openai.OpenAI, served: Ga
     whole = both(client, served, messages=said(HELLO))
     assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == (ANSWER, "stop")
     assert whole.usage.completion_tokens == len(segment(ANSWER)) + 1
-    assert whole.usage.prompt_tokens == len(FORMAT.render(Conversation([question(HELLO)])).token_ids)
+    assert whole.usage.prompt_tokens == len(after_question(HELLO)) + len(FORMAT.encode("").token_ids)
 
 
 def test_the_users_token_ends_an_answer_and_the_placeholder_is_cleaned_up(
