@@ -165,6 +165,11 @@ def refuse_other_models(config: Mapping[str, Any], path: Path) -> None:
         raise EngineError(
             f"{path} is of the model '{name}', which is spoken to differently: give a folder of ChatGLM3."
         )
+    if config.get("quantization_bit"):
+        raise EngineError(
+            f"{path} is of weights quantised by the model's own code (quantization_bit), which vLLM can't "
+            "read: give the fp16 folder, or one in a form that vLLM knows."
+        )
 
 
 def check_published(

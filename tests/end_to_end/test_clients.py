@@ -177,3 +177,26 @@ def closed_rows(demo: Gateway, count: int, known: set[object]) -> list[dict[str,
 
     demo.wait_for(closed)
     return found
+
+
+def test_structured_output_and_logprobs(demo: Gateway) -> None:
+    """Of a model that is spoken to through its chat template."""
+    schema = {
+        "type": "object",
+        "properties": {"capital": {"enum": ["Paris", "Rome"]}},
+        "required": ["capital"],
+        "additionalProperties": False,
+    }
+    with openai.OpenAI(base_url=f"{demo.base_url}/v1", api_key="none") as client:
+        answer = client.chat.completions.create(
+            **ASKED,
+            response_format={"type": "json_schema", "json_schema": {"name": "c", "schema": schema}},
+            logprobs=True,
+            top_logprobs=2,
+        )
+    choice = answer.choices[0]
+    assert json.loads(choice.message.content or "") in ({"capital": "Paris"}, {"capital": "Rome"})
+    assert choice.logprobs is not None
+    tokens = choice.logprobs.content or []
+    assert b"".join(bytes(token.bytes or []) for token in tokens) == (choice.message.content or "").encode()
+    assert {len(token.top_logprobs) for token in tokens} == {2}

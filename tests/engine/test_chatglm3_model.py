@@ -339,6 +339,7 @@ def test_another_file_is_refused(
         ),
         ({"_name_or_path": "/models/ChatGLM-6B/"}, r"model 'chatglm-6b', which is spoken to differently"),
         ({"_name_or_path": "C:\\models\\codegeex2-6b"}, r"model 'codegeex2-6b'"),
+        ({"quantization_bit": 4}, r"quantization_bit"),
     ],
     ids=str,
 )

@@ -12,6 +12,7 @@ from starlette.types import Message
 
 from adapters.code_points import READER
 from adapters.openai.answers import ChatChunks, Envelope, Wanted
+from adapters.text_reader import TextReader
 from engine.base import Delta, DeltaStream, EngineError, GenerationRequest
 from engine.simulated import SimulatedEngine
 from gateway.generation import Generation, Generations
@@ -161,9 +162,9 @@ class House:
         response = EventStream(self.generations, request, READER, new_row(text), chunks)
         return asyncio.create_task(self._call(response))
 
-    def open(self, request: GenerationRequest, text: str) -> Generation:
+    def open(self, request: GenerationRequest, text: str, reader: TextReader = READER) -> Generation:
         """A request for ``text`` on its way."""
-        return self.generations.open(request, READER, new_row(text), self.client.receive)
+        return self.generations.open(request, reader, new_row(text), self.client.receive)
 
     async def _call(self, response: EventStream) -> None:
         await response({"type": "http"}, self.client.receive, self.client.send)

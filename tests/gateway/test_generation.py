@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.chat_format import Answer
-from engine.base import EngineDead, EngineError, EngineOverloaded, GenerationFailed, RequestRefused
+from adapters.chat_format import Answer, Piece
+from adapters.code_points import bytes_of
+from adapters.text_reader import TextReader
+from engine.base import Delta, EngineDead, EngineError, EngineOverloaded, GenerationFailed, RequestRefused
 from engine.simulated import SimulatedEngine
 from gateway.errors import GatewayError, GenerationError, InvalidRequest, Unavailable
 from gateway.generation import Generation
@@ -242,3 +244,29 @@ async def test_a_drain_waits_for_the_row_of_a_cancelled_handler() -> None:
     assert house.events == ["commit"]
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+class EndingReader(TextReader):
+    """Has read enough after the first text."""
+
+    def __init__(self) -> None:
+        super().__init__(bytes_of)
+
+    def read(self, delta: Delta) -> Piece:
+        return Piece(delta.text, ended=True)
+
+
+@pytest.mark.parametrize("tokens_per_second", [None, 0.001])
+async def test_an_answer_whose_reader_has_read_enough_is_completed_and_counted(
+    tokens_per_second: float | None,
+) -> None:
+    house = House(SimulatedEngine(tokens_per_second=tokens_per_second))
+    request = echo_request("abcdef", stream=True)
+    async with house.open(request, "abcdef", EndingReader()) as generation:
+        assert (await generation.next()).text == "a"
+        assert generation.ended
+        await generation.settle()
+        assert generation.answer == Answer("a", "stop", [], [])
+    status, finish_reason, response, prompt_tokens, completion_tokens = ended(house.recorder.row)
+    assert (status, finish_reason, response, prompt_tokens) == ("completed", "stop", "a", 6)
+    assert completion_tokens >= 1

@@ -150,6 +150,10 @@ def test_an_empty_value_in_the_environment_is_none(monkeypatch: pytest.MonkeyPat
         ("simulated_ttft_ms", "-1"),
         ("simulated_tokens_per_second", "0"),
         ("engine_args", "[]"),
+        ("sampling_defaults", "[]"),
+        ("sampling_defaults", '{"temperature": 2.5}'),
+        ("sampling_defaults", '{"top_p": 0}'),
+        ("sampling_defaults", '{"max_tokens": 5}'),
     ],
 )
 def test_a_value_that_can_not_be_used_is_named_with_where_it_came_from(
@@ -174,6 +178,12 @@ def test_engine_args_are_json_in_the_environment(monkeypatch: pytest.MonkeyPatch
     environment(monkeypatch, GATEWAY_ENGINE_ARGS='{"max_model_len": 4096, "swap": {"a": [1.5, null]}}')
     assert load().engine_args == {"max_model_len": 4096, "swap": {"a": [1.5, None]}}
     assert load({"engine_args": {"seed": 1}}).engine_args == {"seed": 1}
+
+
+def test_sampling_defaults_are_json_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(monkeypatch, GATEWAY_SAMPLING_DEFAULTS='{"temperature": 0.7, "top_k": 40}')
+    assert load().sampling_defaults == {"temperature": 0.7, "top_k": 40}
+    assert load({"sampling_defaults": '{"top_p": 0.5}'}).sampling_defaults == {"top_p": 0.5}
 
 
 def test_engine_args_that_are_not_json_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from adapters.chat_format import Answer, EndReason, Piece
+from adapters.chat_format import Answer, ContentLogprob, EndReason, Piece, ToolCallDelta
 from adapters.openai.answers import (
     ChatChunks,
     CompletionChunks,
@@ -19,7 +19,7 @@ from adapters.openai.answers import (
     completion,
     event,
 )
-from engine.base import Usage
+from engine.base import ToolCall, Usage
 from tests.strategies import json_values, texts
 
 DONE = b"data: [DONE]\n\n"
@@ -171,3 +171,80 @@ def test_two_streams_do_not_share_anything(kind: type[Chunks]) -> None:
 def test_an_event_of_anything_is_one_event(fields: dict[str, Any]) -> None:
     (data,) = events(event(fields))
     assert json.loads(data) == fields
+
+
+CALLS = [
+    [ToolCallDelta(0, "f", ""), ToolCallDelta(0, None, '{"a": 1'), ToolCallDelta(0, None, "}")],
+    [ToolCallDelta(1, "g", ""), ToolCallDelta(1, None, "{}")],
+]
+LOGPROBS = [ContentLogprob("é".encode(), -0.5, [("é".encode(), -0.5), (b"\xf0\x9f", -2.0)])]
+
+
+def test_openais_own_library_reads_tool_calls() -> None:
+    chunks = ChatChunks(ENVELOPE, Wanted())
+    data = chunks.more(Piece("text")) + b"".join(chunks.more(Piece(tool_calls=calls)) for calls in CALLS)
+    read = [
+        ChatCompletionChunk.model_validate_json(one)
+        for one in events(data + chunks.last("tool_calls", USAGE))[:-1]
+    ]
+    told = [call for chunk in read for call in chunk.choices[0].delta.tool_calls or ()]
+    assert [(call.index, call.id, call.function and call.function.name) for call in told if call.id] == [
+        (0, "call_100", "f"),
+        (1, "call_101", "g"),
+    ]
+    joined = ["", ""]
+    for call in told:
+        assert call.function is not None
+        joined[call.index] += call.function.arguments or ""
+    assert joined == ['{"a": 1}', "{}"]
+    assert read[-1].choices[0].finish_reason == "tool_calls"
+    answer = Answer("", "tool_calls", [ToolCall("f", '{"a": 1}'), ToolCall("g", "{}")])
+    whole = ChatCompletion.model_validate_json(chat_completion(ENVELOPE, Wanted(), answer, USAGE))
+    assert whole.choices[0].message.content is None
+    assert [call.id for call in whole.choices[0].message.tool_calls or ()] == ["call_100", "call_101"]
+
+
+def test_a_client_of_functions_is_told_of_one_function_call() -> None:
+    legacy = Wanted(legacy=True)
+    chunks = ChatChunks(ENVELOPE, legacy)
+    data = b"".join(chunks.more(Piece(tool_calls=calls)) for calls in CALLS) + chunks.last(
+        "tool_calls", USAGE
+    )
+    read = [ChatCompletionChunk.model_validate_json(one) for one in events(data)[:-1]]
+    told = [chunk.choices[0].delta.function_call for chunk in read]
+    assert "".join(call.arguments or "" for call in told if call) == '{"a": 1}'
+    assert [call.name for call in told if call and call.name] == ["f"]
+    assert read[-1].choices[0].finish_reason == "function_call"
+    body = chat_completion(ENVELOPE, legacy, Answer("", "tool_calls", [ToolCall("f", "{}")]), USAGE)
+    whole = ChatCompletion.model_validate_json(body).choices[0]
+    assert (whole.finish_reason, whole.message.tool_calls) == ("function_call", None)
+    assert whole.message.function_call is not None
+
+
+def test_openais_own_library_reads_logprobs() -> None:
+    (first, *_) = stream_with_logprobs(ChatChunks(ENVELOPE, Wanted(logprobs=True)))
+    chat = ChatCompletionChunk.model_validate(first).choices[0].logprobs
+    assert chat is not None
+    assert chat.content is not None
+    token = chat.content[0]
+    assert (token.token, token.bytes, token.logprob) == ("é", list("é".encode()), -0.5)
+    assert (token.top_logprobs[1].token, token.top_logprobs[1].bytes) == ("\ufffd", [0xF0, 0x9F])
+    first, second = stream_with_logprobs(CompletionChunks(ENVELOPE, Wanted(logprobs=True)))
+    assert first["choices"][0]["logprobs"] == {
+        "tokens": ["é"],
+        "token_logprobs": [-0.5],
+        "top_logprobs": [{"é": -0.5, "\ufffd": -2.0}],
+        "text_offset": [0],
+    }
+    assert second["choices"][0]["logprobs"]["text_offset"] == [1]
+    answer = Answer("é", "stop", logprobs=LOGPROBS)
+    whole = json.loads(completion(ENVELOPE, Wanted(logprobs=True), answer, USAGE))
+    assert Completion.model_validate(whole).choices[0].logprobs is not None
+    unasked = json.loads(chat_completion(ENVELOPE, Wanted(), answer, USAGE))
+    assert unasked["choices"][0]["logprobs"] is None
+
+
+def stream_with_logprobs(chunks: Chunks) -> list[dict[str, Any]]:
+    """The chunks of two pieces that have logprobs."""
+    data = chunks.more(Piece("é", logprobs=LOGPROBS)) + chunks.more(Piece("é", logprobs=LOGPROBS))
+    return [one for one in map(json.loads, events(data)) if one["choices"][0].get("logprobs")]
