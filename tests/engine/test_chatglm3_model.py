@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 
 from engine import chatglm3_model
 from engine.base import EngineError
-from engine.chatglm3_model import BYTE, CONTROL, CONTROL_TOKENS, NORMAL, UNKNOWN
+from engine.chatglm3_model import CONTROL_TOKENS
+from engine.sentencepiece_file import BYTE, CONTROL, NORMAL, UNKNOWN
 from tests.strategies import NASTY, texts
 
 sentencepiece: Any = pytest.importorskip("sentencepiece")
