@@ -5,7 +5,7 @@ Source: OpenAI's published specification (ChatCompletionRequestMessage).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -27,7 +27,7 @@ class TextPart(BaseModel):
 class CalledFunction(BaseModel):
     """A call in an assistant's message."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True)
 
     name: FunctionName
     arguments: str = Field("", description="JSON text.")
@@ -36,7 +36,7 @@ class CalledFunction(BaseModel):
 class MessageToolCall(BaseModel):
     """A tool call in an assistant's message."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True)
 
     id: str
     type: Literal["function"] = "function"
@@ -90,6 +90,10 @@ class Message(BaseModel):
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content)
         return self.content or ""
+
+    def stored_fields(self) -> dict[str, Any]:
+        """What was given of the fields that are known, for the row."""
+        return self.model_dump(include=set(Message.model_fields), exclude_none=True)
 
     @property
     def as_turn(self) -> ChatMessage:

@@ -7,10 +7,12 @@ constraints that OpenAI has no name for as ``structured_outputs``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -31,8 +33,20 @@ FunctionName = Annotated[str, StringConstraints(min_length=1, max_length=64, pat
 MOST_TOOLS = 128
 
 
+def _finite(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """JSON has no NaN and no infinity, and a row's column takes none."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("numbers must be finite") from error
+    return value
+
+
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True)
 
 
 class FunctionDefinition(_Strict):
@@ -40,7 +54,7 @@ class FunctionDefinition(_Strict):
 
     name: FunctionName
     description: str | None = None
-    parameters: dict[str, JsonValue] | None = None
+    parameters: JsonObject | None = None
 
     @property
     def tool(self) -> Tool:
@@ -71,7 +85,7 @@ class FlatTool(FunctionDefinition):
     @classmethod
     def _keep(cls, value: Any, handler: ModelWrapValidatorHandler[FlatTool]) -> FlatTool:
         tool = handler(value)
-        tool._given = {key: one for key, one in value.items() if key != "type"}
+        tool._given = _finite({key: one for key, one in value.items() if key != "type"})
         return tool
 
     @property
@@ -107,7 +121,7 @@ class JsonSchema(_Strict):
     """A schema with a name."""
 
     name: str
-    json_schema: dict[str, JsonValue] | None = Field(None, alias="schema")
+    json_schema: JsonObject | None = Field(None, alias="schema")
     strict: bool | None = None
 
 
@@ -136,7 +150,7 @@ class StructuredOutputs(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    json_: dict[str, JsonValue] | str | None = Field(None, alias="json", description="A JSON schema.")
+    json_: JsonObject | str | None = Field(None, alias="json", description="A JSON schema.")
     json_object: Literal[True] | None = Field(None, description="Any JSON object.")
     regex: str | None = Field(None, min_length=1, description="A regular expression.")
     choice: list[str] | None = Field(None, min_length=1, description="One of these texts.")

@@ -71,7 +71,7 @@ async def chat_completions(request: Request) -> Response:
     last_query = next((message.content for message in reversed(messages) if message.role == "user"), "")
     row = new_row(request, lifecycle, asked, last_query, "llm_chat")
     if len(messages) > 1 or messages[0].role != "user":
-        row.meta_data["messages"] = [message.model_dump(exclude_none=True) for message in asked.messages]
+        row.meta_data["messages"] = [message.stored_fields() for message in asked.messages]
     row.meta_data |= asked.tool_fields()
     prompt = await chat_prompt(lifecycle.chat_format, conversation)
     return await answered(request, lifecycle, asked, messages, prompt, row, CHAT)

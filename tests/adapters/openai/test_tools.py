@@ -161,3 +161,25 @@ def test_what_was_asked_of_tools_stands_in_the_row() -> None:
     assert chat().tool_fields() == {}
     fields = chat(tools=[F], tool_choice="required", parallel_tool_calls=False).tool_fields()
     assert fields == {"tools": [F], "tool_choice": "required", "parallel_tool_calls": False}
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        '"tools": [{"name": "f", "parameters": {"a": %s}}]',
+        '"tools": [{"name": "f", "params": [%s]}]',
+        '"tools": [{"type": "function", "function": {"name": "f", "parameters": {"a": [%s]}}}]',
+        '"structured_outputs": {"json": {"minimum": %s}}',
+        '"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"a": %s}}}',
+    ],
+)
+def test_a_number_that_no_row_can_hold_is_refused(asked: str, number: str) -> None:
+    body = '{"messages": [{"role": "user", "content": "x"}], %s}' % (asked % number)
+    assert locations(ChatCompletionRequest, body)
+
+
+def test_what_a_message_has_beyond_its_known_fields_is_not_stored() -> None:
+    body = '{"messages": [{"role": "user", "content": "x", "foo": NaN}]}'
+    (message,) = ChatCompletionRequest.model_validate_json(body).messages
+    assert message.stored_fields() == {"role": "user", "content": "x"}
