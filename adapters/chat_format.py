@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from engine.base import ChatMessage, Delta, FinishReason, StructuredOutput, Tool, ToolCall
+from engine.base import ChatMessage, Delta, FinishReason, StructuredOutput, TokenLogprob, Tool, ToolCall
 
 EndReason = Literal["stop", "length", "tool_calls"]
 """Why an answer ended by itself, as OpenAI's finish_reason has it."""
@@ -23,13 +23,34 @@ class UnrenderablePrompt(Exception):
         self.param = param
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRules:
+    """What an answer's text has to be, and where it ends.
+
+    ``stop`` strings end it before them, or after them with ``include_stop_str_in_output``; the text of the
+    first ``min_tokens`` tokens is not searched for them. ``skip_special_tokens``: control tokens are no part
+    of it. ``structured`` says what it has to fit.
+    """
+
+    stop: tuple[str, ...] = ()
+    include_stop_str_in_output: bool = False
+    min_tokens: int = 0
+    skip_special_tokens: bool = True
+    structured: StructuredOutput | None = None
+
+
+PLAIN_TEXT = TextRules()
+
+
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(TextRules):
     """What a client asks of a chat model.
 
     ``tools`` are the functions that the model is told of, ``may_call`` those of them that the answer may
-    call; with ``must_call`` it has to call one of these. ``stop`` strings end the answer's text before
-    them, ``structured`` says what that text has to be.
+    call; with ``must_call`` it has to call one of these. The prompt ends with what begins an assistant's
+    turn, unless ``add_generation_prompt`` is off; with ``continue_final_message`` the last message, an
+    assistant's, is left open and the answer continues it. ``template_kwargs`` are values for variables of
+    the model's chat template.
     """
 
     messages: Sequence[ChatMessage]
@@ -37,8 +58,9 @@ class Conversation:
     may_call: Sequence[Tool] = ()
     must_call: bool = False
     parallel_tool_calls: bool = True
-    stop: tuple[str, ...] = ()
-    structured: StructuredOutput | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +86,26 @@ class ContentLogprob:
 @dataclass(slots=True)
 class Piece:
     """What a Delta adds to the answer. ``ended``: nothing that the engine gives after it belongs to the
-    answer."""
+    answer. ``token_ids`` are those of the Delta; a reader leaves them out."""
 
     text: str = ""
     tool_calls: Sequence[ToolCallDelta] = ()
     logprobs: Sequence[ContentLogprob] = ()
     ended: bool = False
+    token_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer; the arguments of ``tool_calls`` are JSON text."""
+    """A whole answer; the arguments of ``tool_calls`` are JSON text. ``token_ids`` are all that the engine
+    generated, ``prompt_logprobs`` those of the prompt where they were asked for."""
 
     text: str
     end_reason: EndReason
     tool_calls: Sequence[ToolCall] = ()
     logprobs: Sequence[ContentLogprob] = ()
+    token_ids: Sequence[int] = ()
+    prompt_logprobs: Sequence[TokenLogprob | None] = ()
 
 
 class Reader(Protocol):
@@ -98,9 +124,10 @@ class Prompt:
     """What the engine is given, and how what it gives back is read.
 
     ``stop_token_ids`` end the answer beside the model's own end of sequence; ``stop`` are the strings
-    that the engine has to look for, ``structured`` is what constrains it, beside ``logit_bias``. Where
-    ``reads_ids`` is set the reader needs no text from the engine; where ``ends_early`` is set it may say
-    ``ended``, and so has to see the output as it comes.
+    that the engine has to look for, ``structured`` is what constrains it, beside ``logit_bias``;
+    ``skip_special_tokens`` is how the engine has to decode for the reader. Where ``reads_ids`` is set the
+    reader needs no text from the engine; where ``ends_early`` is set it may say ``ended``, and so has to
+    see the output as it comes.
     """
 
     token_ids: Sequence[int]
@@ -109,6 +136,7 @@ class Prompt:
     stop: tuple[str, ...] = ()
     structured: StructuredOutput | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    skip_special_tokens: bool = True
     reads_ids: bool = False
     ends_early: bool = False
 
@@ -119,13 +147,19 @@ class ChatFormat(Protocol):
     def render(self, conversation: Conversation) -> Prompt:
         """The prompt that asks for the next assistant turn. Raises UnrenderablePrompt."""
 
-    def encode(
-        self, text: str, stop: tuple[str, ...] = (), structured: StructuredOutput | None = None
-    ) -> Prompt:
-        """The prompt that asks for a continuation of ``text``. Raises UnrenderablePrompt."""
+    @property
+    def template_variables(self) -> Set[str]:
+        """The names in ``template_kwargs`` that mean something to this format."""
+
+    def encode(self, prompt: str | Sequence[int], rules: TextRules = PLAIN_TEXT) -> Prompt:
+        """The prompt that asks for a continuation: of a text after what the model's prompts begin with,
+        or of ids as they are. Raises UnrenderablePrompt."""
 
     def plain_ids(self, text: str) -> Sequence[int]:
         """The ids of ``text`` alone."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The text of one token, as bytes; nothing for a control token."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ids, control tokens included."""

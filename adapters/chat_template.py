@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import cast
 
 from tokenizers import Tokenizer as Backend
 
-from adapters.chat_format import Conversation, Prompt, UnrenderablePrompt, refuse_tools
+from adapters.chat_format import PLAIN_TEXT, Conversation, Prompt, TextRules, UnrenderablePrompt, refuse_tools
 from adapters.text_reader import TextReader
 from adapters.token_bytes import token_bytes
-from engine.base import StructuredOutput, Tokenizer
+from engine.base import Tokenizer
 
 # Roles that templates of other vendors do not know, as the ones they do.
 ROLES = {"developer": "system", "function": "tool"}
@@ -41,27 +41,35 @@ class ChatTemplateFormat:
         alternatives = "|".join(re.escape(text) for text in sorted(control, key=len, reverse=True))
         # A placeholder that a user wrote is taken out like a control token.
         self._control = re.compile(f"{alternatives}|\uf8f0|\uf8f1" if control else "\uf8f0|\uf8f1")
-        self._reader = TextReader(token_bytes(self._backend))
+        self._token_bytes = token_bytes(self._backend)
+        self._reader = TextReader(self._token_bytes)
 
     def render(self, conversation: Conversation) -> Prompt:
         """Raises UnrenderablePrompt when the model has no template, or its template refuses."""
         if not self._tokenizer.chat_template:
             raise UnrenderablePrompt("This model has no chat template; use /v1/completions.")
         refuse_tools(conversation)
-        return self._prompt(self._chat_ids(conversation), conversation.stop, conversation.structured)
+        return self._prompt(self._chat_ids(conversation), conversation)
 
-    def encode(
-        self, text: str, stop: tuple[str, ...] = (), structured: StructuredOutput | None = None
-    ) -> Prompt:
-        """``text`` after the tokenizer's own beginning of sequence, if it has one."""
-        ids = self._plain.encode(text, add_special_tokens=True).ids
+    @property
+    def template_variables(self) -> Set[str]:
+        """None yet."""
+        return frozenset()
+
+    def encode(self, prompt: str | Sequence[int], rules: TextRules = PLAIN_TEXT) -> Prompt:
+        """A text comes after the tokenizer's own beginning of sequence, if it has one."""
+        ids = self._plain.encode(prompt, add_special_tokens=True).ids if isinstance(prompt, str) else prompt
         if not ids:
             raise UnrenderablePrompt("The prompt must not be empty for this model.")
-        return self._prompt(ids, stop, structured)
+        return self._prompt(ids, rules)
 
     def plain_ids(self, text: str) -> Sequence[int]:
         """The ids of ``text`` alone."""
         return self._plain.encode(text, add_special_tokens=False).ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The text of one token, as bytes; nothing for a control token."""
+        return self._token_bytes(token_id)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ids, control tokens included."""
@@ -71,10 +79,14 @@ class ChatTemplateFormat:
         """Each id as the vocabulary writes it; nothing for ids that it does not have."""
         return [self._backend.id_to_token(token_id) or "" for token_id in token_ids]
 
-    def _prompt(
-        self, ids: Sequence[int], stop: tuple[str, ...], structured: StructuredOutput | None
-    ) -> Prompt:
-        return Prompt(ids, self._new_reader, stop=stop, structured=structured)
+    def _prompt(self, ids: Sequence[int], rules: TextRules) -> Prompt:
+        return Prompt(
+            ids,
+            self._new_reader,
+            stop=rules.stop,
+            structured=rules.structured,
+            skip_special_tokens=rules.skip_special_tokens,
+        )
 
     def _new_reader(self) -> TextReader:
         # It remembers nothing, so one is enough.

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
-from adapters.chat_format import Conversation, Prompt, refuse_tools
+from adapters.chat_format import PLAIN_TEXT, Conversation, Prompt, TextRules, refuse_tools
 from adapters.text_reader import TextReader
-from engine.base import StructuredOutput
 
 
 class CodePointFormat:
     """All message texts, one after the other."""
 
+    template_variables: Set[str] = frozenset()
+
     def render(self, conversation: Conversation) -> Prompt:
         refuse_tools(conversation)
-        text = "".join(message.content for message in conversation.messages)
-        return self.encode(text, conversation.stop, conversation.structured)
+        return self.encode("".join(message.content for message in conversation.messages), conversation)
 
-    def encode(
-        self, text: str, stop: tuple[str, ...] = (), structured: StructuredOutput | None = None
-    ) -> Prompt:
-        return Prompt(self.plain_ids(text), new_reader, stop=stop, structured=structured)
+    def encode(self, prompt: str | Sequence[int], rules: TextRules = PLAIN_TEXT) -> Prompt:
+        ids = self.plain_ids(prompt) if isinstance(prompt, str) else prompt
+        return Prompt(ids, new_reader, stop=rules.stop, structured=rules.structured)
 
     def plain_ids(self, text: str) -> Sequence[int]:
         return [ord(character) for character in text]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes_of(token_id)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(self.token_strings(token_ids))

@@ -139,21 +139,37 @@ class StructuredOutput:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen and when to end.
+    """How tokens are chosen and when to end; names, ranges and meaning are those of vLLM's SamplingParams.
 
     ``max_tokens`` is always a number here: "as many as fit" was settled when the prompt's length was
-    known. ``stop`` strings end the text before them. ``logprobs`` is how many of the likeliest tokens are
-    told beside each chosen one; None tells nothing. ``logit_bias`` is added to the logits of tokens. A
-    field that is None takes the model's default.
+    known. ``stop`` strings end the text before them, or after them with ``include_stop_str_in_output``;
+    before ``min_tokens`` tokens nothing ends it. ``logprobs`` is how many of the likeliest tokens are told
+    beside each chosen one, ``prompt_logprobs`` the same for the prompt's tokens; None tells nothing.
+    ``logit_bias`` is added to the logits of tokens, ``allowed_token_ids`` are the only ones that may be
+    chosen, ``bad_words`` are texts that may not come. ``skip_special_tokens`` leaves special tokens out of
+    the text. A field that is None takes the model's default.
     """
 
     max_tokens: int
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
     seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    bad_words: tuple[str, ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     structured: StructuredOutput | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
@@ -165,6 +181,8 @@ class GenerationRequest:
     ``messages`` travel beside the ids for engines that are spoken to in text. ``stream`` says whether
     the caller wants deltas as they come; otherwise an engine may answer with one Delta at the end.
     Where ``detokenize`` is false the caller reads the ids itself: an engine may leave the text out.
+    A lower ``priority`` runs earlier, where the engine schedules by it; prompts share cached computation
+    only with those that have the same ``cache_salt``.
     """
 
     request_id: str
@@ -173,16 +191,23 @@ class GenerationRequest:
     sampling: Sampling
     stream: bool
     detokenize: bool = True
+    priority: int = 0
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A chosen token, its natural log-probability, and the likeliest tokens at its place with theirs,
-    the likeliest first."""
+    """A token, its natural log-probability, the likeliest tokens at its place with theirs, the likeliest
+    first, and its ``rank`` among all tokens, 1 for the likeliest. No logprob is below LEAST_LOGPROB."""
 
     token_id: int
     logprob: float
     top: Sequence[tuple[int, float]] = ()
+    rank: int = 1
+
+
+LEAST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON does not have; as OpenAI has it."""
 
 
 @dataclass(slots=True)
@@ -192,9 +217,10 @@ class Delta:
     Concatenating ``text`` over a stream gives the answer. Ids may run ahead of the text (a code point
     split over tokens, a stop string in the making), never behind it. ``finish_reason`` is set on the
     last Delta of a stream and on no other; ``prompt_tokens`` is the engine's own count of the prompt,
-    ``cached_tokens`` how many of them came from the prefix cache, and ``queue_seconds`` the time the
-    request waited before it was first scheduled, where the engine knows. ``logprobs`` has one entry for
-    each id where they were asked for.
+    ``cached_tokens`` how many of them came from the prefix cache. ``queue_seconds`` is the time the
+    request waited before it was first scheduled, on the first Delta and on all where the engine knows it.
+    ``logprobs`` has one entry for each id where they were asked for; ``prompt_logprobs`` one for each token
+    of the prompt, None for its first, and is given once, with the first Delta.
     """
 
     text: str
@@ -204,6 +230,7 @@ class Delta:
     cached_tokens: int = 0
     queue_seconds: float | None = None
     logprobs: Sequence[TokenLogprob] = ()
+    prompt_logprobs: Sequence[TokenLogprob | None] = ()
 
 
 @dataclass(slots=True)
@@ -219,8 +246,8 @@ class Usage:
 class ModelCard:
     """What an engine serves.
 
-    ``max_model_len`` is the context in tokens, prompt and answer together; ``sampling_defaults`` are
-    the values taken for fields a client leaves out.
+    ``max_model_len`` is the context in tokens, prompt and answer together; ``vocabulary_size`` bounds the
+    ids that a prompt may have; ``sampling_defaults`` are the values taken for fields a client leaves out.
     """
 
     name: str
@@ -228,6 +255,7 @@ class ModelCard:
     max_model_len: int
     chat_format: ChatFormatName
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    vocabulary_size: int = 2**31
     fingerprint: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 

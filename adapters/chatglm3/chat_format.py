@@ -7,12 +7,12 @@ user writes can become one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import cast
 
 from tokenizers import Tokenizer as Backend
 
-from adapters.chat_format import Conversation, Prompt, UnrenderablePrompt
+from adapters.chat_format import PLAIN_TEXT, Conversation, Prompt, TextRules, UnrenderablePrompt
 from adapters.chatglm3.call_grammar import call_grammar
 from adapters.chatglm3.pieces import Pieces
 from adapters.chatglm3.reader import ChatGLM3Reader, Reading
@@ -60,16 +60,21 @@ class ChatGLM3Format:
             structured,
         )
 
-    def encode(
-        self, text: str, stop: tuple[str, ...] = (), structured: StructuredOutput | None = None
-    ) -> Prompt:
-        """``text`` after ``[gMASK] sop``, as the tokenizer of the model's authors gives it."""
-        reading = Reading(may_call={}, stop=stop, as_is=True)
-        return self._prompt([*self._start, *self._pieces.encode(text)], reading, structured)
+    template_variables: Set[str] = frozenset()
+
+    def encode(self, prompt: str | Sequence[int], rules: TextRules = PLAIN_TEXT) -> Prompt:
+        """A text comes after ``[gMASK] sop``, as the tokenizer of the model's authors gives it."""
+        ids = [*self._start, *self._pieces.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+        reading = Reading(may_call={}, stop=rules.stop, as_is=True)
+        return self._prompt(ids, reading, rules.structured)
 
     def plain_ids(self, text: str) -> Sequence[int]:
         """The ids of ``text`` alone."""
         return self._pieces.encode(text)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The text of one token, as bytes; nothing for a control token."""
+        return self._pieces.bytes_of(token_id)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ids, control tokens included."""

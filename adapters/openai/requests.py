@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
-from adapters.chat_format import Conversation, Prompt
+from adapters.chat_format import Conversation, Prompt, TextRules
 from adapters.openai.answers import Wanted
 from adapters.openai.messages import Message
 from adapters.openai.tools import (
@@ -132,6 +132,11 @@ class Body(BaseModel):
     def structured(self) -> StructuredOutput | None:
         """What the answer's text has to be."""
         return self.structured_outputs.structured if self.structured_outputs is not None else None
+
+    @property
+    def rules(self) -> TextRules:
+        """What the answer's text has to be."""
+        return TextRules(stop=self.stop_strings, structured=self.structured)
 
     @property
     def wanted(self) -> Wanted:

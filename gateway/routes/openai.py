@@ -85,7 +85,7 @@ async def completions(request: Request) -> Response:
     check(asked, lifecycle.engine.card)
     row = new_row(request, lifecycle, asked, asked.text, "completion")
     prompt = await rendered(
-        lambda: lifecycle.chat_format.encode(asked.text, asked.stop_strings, asked.structured),
+        lambda: lifecycle.chat_format.encode(asked.text, asked.rules),
         heavy=len(asked.text) > THREAD_CHARACTERS,
         param="prompt",
     )
