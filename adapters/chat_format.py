@@ -86,13 +86,14 @@ class ContentLogprob:
 @dataclass(slots=True)
 class Piece:
     """What a Delta adds to the answer. ``ended``: nothing that the engine gives after it belongs to the
-    answer. ``token_ids`` are those of the Delta; a reader leaves them out."""
+    answer. ``token_ids`` and ``prompt_logprobs`` are those of the Delta; a reader leaves them out."""
 
     text: str = ""
     tool_calls: Sequence[ToolCallDelta] = ()
     logprobs: Sequence[ContentLogprob] = ()
     ended: bool = False
     token_ids: Sequence[int] = ()
+    prompt_logprobs: Sequence[TokenLogprob | None] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,18 @@ class TextReader:
         return "length" if finish_reason == "length" else "stop"
 
 
+class SilentReader:
+    """Reads an answer of which nothing is told: only its prompt is of interest."""
+
+    __slots__ = ()
+
+    def read(self, delta: Delta) -> Piece:
+        return Piece()
+
+    def end_reason(self, finish_reason: FinishReason) -> EndReason:
+        return "length"
+
+
 def content_logprob(logprob: TokenLogprob, bytes_of: Callable[[int], bytes]) -> ContentLogprob:
     """A token's logprob with bytes in place of ids."""
     return ContentLogprob(

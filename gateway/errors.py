@@ -86,6 +86,13 @@ class Unavailable(GatewayError):
         self.headers["retry-after"] = str(RETRY_AFTER_SECONDS)
 
 
+class DeadlineExceeded(GatewayError):
+    """The request took longer than it may."""
+
+    status = 504
+    code = "timeout"
+
+
 def from_engine(error: EngineError) -> GatewayError:
     """What an engine's failure means to a client."""
     match error:

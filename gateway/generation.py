@@ -3,13 +3,14 @@
 ::
 
     1 admit    is there a place?                                 -> Unavailable
-    2 submit   the engine takes the prompt, or refuses it        -> a real 4xx/5xx
-    3 begin    the row is handed to the recorder, not awaited
+    2 submit   the engine takes each choice, or refuses it       -> a real 4xx/5xx
+    3 begin    each prompt's row is handed to the recorder, not awaited
     4 next     Delta after Delta, read into what the client may see; the first before any byte leaves
-    5 settle   once, always: how it ended, exact text and counts; returns when the row is committed
+    5 settle   once, always: how it ended, exact text and counts; returns when the rows are committed
 
-A client that leaves, and a gateway that ends, abort the request in the engine; the engine then gives
-what it had generated as a last Delta, so the counts stay exact and no task is torn down in the middle.
+A client that leaves, a deadline that passes, and a gateway that ends abort the request in the engine; the
+engine then gives what it had generated as a last Delta, so the counts stay exact and no task is torn down
+in the middle.
 """
 
 from __future__ import annotations
@@ -18,23 +19,38 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from starlette.types import Receive
 
-from adapters.chat_format import Answer, ContentLogprob, EndReason, Piece, Reader
-from engine.base import Delta, DeltaStream, Engine, EngineError, GenerationRequest, ToolCall, Usage
+from adapters.chat_format import Answer, Piece, Reader
+from engine.base import Engine, EngineError, GenerationRequest, Usage
 from gateway import metrics
-from gateway.errors import GatewayError, GenerationError, Unavailable, from_engine
+from gateway.choice import Choice
+from gateway.errors import DeadlineExceeded, GatewayError, GenerationError, Unavailable, from_engine
 from persistence.recorder import MessageRow, Recorder
 
 log = logging.getLogger("gateway.generation")
 
-AbortReason = Literal["cancelled", "shutdown", "error"]
+AbortReason = Literal["cancelled", "shutdown", "timeout", "error"]
 
 # How long an aborted request's last Delta is waited for.
 ABORT_SECONDS = 5.0
+
+# So many choices are submitted before other requests get their turn.
+SUBMITTED_PER_TURN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One prompt on its way: its row, and the engine's request for each of its choices."""
+
+    row: MessageRow
+    requests: Sequence[GenerationRequest]
+    new_reader: Callable[[], Reader]
 
 
 class Generations:
@@ -57,11 +73,12 @@ class Generations:
         return len(self._running)
 
     def open(
-        self, request: GenerationRequest, reader: Reader, row: MessageRow, receive: Receive
+        self, queries: Sequence[Query], receive: Receive, deadline_seconds: float | None = None
     ) -> Generation:
         """A request's way through, as an async context manager. ``receive`` is the ASGI channel on
-        which a client's leaving is noticed; the body must have been read from it."""
-        return Generation(self, request, reader, row, receive)
+        which a client's leaving is noticed; the body must have been read from it. After
+        ``deadline_seconds`` it is ended."""
+        return Generation(self, queries, receive, deadline_seconds)
 
     def admit(self, generation: Generation) -> None:
         """Raises Unavailable."""
@@ -105,59 +122,68 @@ class Generations:
 
 
 class Generation:
-    """One request on its way.
+    """One request on its way: its prompts' choices, in their order, told apart by their index.
 
-    ``finished`` is set when the answer has come to its end by itself; ``answer`` may be asked for then.
-    After ``settle`` its ``status`` is completed, cancelled, error or shutdown, and ``usage`` is the
-    engine's count.
+    After ``settle`` its ``status`` is completed, cancelled, timeout, error or shutdown.
     """
 
     def __init__(
         self,
         generations: Generations,
-        request: GenerationRequest,
-        reader: Reader,
-        row: MessageRow,
+        queries: Sequence[Query],
         receive: Receive,
+        deadline_seconds: float | None,
     ) -> None:
         self._generations = generations
-        self._request = request
-        self._reader = reader
-        self._row = row
         self._receive = receive
+        self._deadline_seconds = deadline_seconds
         self._arrived = time.perf_counter()
-        self._stream: DeltaStream | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._texts: list[str] = []
-        self._logprobs: list[ContentLogprob] = []
-        self._calls: list[tuple[str, list[str]]] = []
-        self._last: Delta | None = None
-        self._end_reason: EndReason | None = None
+        self._prompts = [
+            (query, [Choice(request, query.new_reader()) for request in query.requests]) for query in queries
+        ]
+        self.choices = [choice for _, choices in self._prompts for choice in choices]
+        self._next_of: dict[asyncio.Task[Piece], int] = {}
+        # The watch for the client, and the aborts that a timer or a client caused.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._begun: list[MessageRow] = []
         self._abort_reason: AbortReason | None = None
         self._settled = False
-        self.usage = Usage()
+        self.ttft_seconds: float | None = None
         self.status = "running"
 
     @property
     def ended(self) -> bool:
         """Whether ``next`` has given the last there is."""
-        return self._last is not None
+        return all(choice.ended for choice in self.choices)
 
     @property
     def finished(self) -> bool:
-        """Whether the answer has come to its own end: it was neither aborted nor broken."""
-        return self._end_reason is not None
+        """Whether every choice has come to its own end."""
+        return all(choice.finished for choice in self.choices)
 
     @property
-    def answer(self) -> Answer:
-        """The whole answer; valid when it is ``finished``."""
-        assert self._end_reason is not None
-        return Answer("".join(self._texts), self._end_reason, self.tool_calls, self._logprobs)
+    def answers(self) -> list[Answer]:
+        """The choices; valid when all are ``finished``."""
+        return [choice.answer for choice in self.choices]
 
     @property
-    def tool_calls(self) -> list[ToolCall]:
-        """The calls so far."""
-        return [ToolCall(name, "".join(arguments)) for name, arguments in self._calls]
+    def queue_seconds(self) -> float | None:
+        """How long the request waited for the engine, as far as the engine has told."""
+        known = [choice.queue_seconds for choice in self.choices if choice.queue_seconds is not None]
+        return max(known, default=None)
+
+    @property
+    def usage(self) -> Usage:
+        """The engine's counts so far; a prompt counts once, however many choices answer it."""
+        usage = Usage()
+        for query, choices in self._prompts:
+            # An engine that broke never told; the prompt is known all the same.
+            prompt_tokens = max(choice.prompt_tokens for choice in choices)
+            usage.prompt_tokens += prompt_tokens or len(query.requests[0].prompt_token_ids)
+            usage.completion_tokens += sum(choice.completion_tokens for choice in choices)
+            usage.cached_tokens += choices[0].cached_tokens
+        return usage
 
     @property
     def failure(self) -> GatewayError | None:
@@ -165,29 +191,46 @@ class Generation:
         match self.status:
             case "shutdown":
                 return Unavailable("The gateway is shutting down.", code="shutting_down")
+            case "timeout":
+                return DeadlineExceeded(f"The answer took longer than {self._deadline_seconds:g} seconds.")
             case "error":
                 return GenerationError("The engine failed on this request.")
             case _:
                 return None
 
     async def __aenter__(self) -> Self:
-        """Admit and submit. Raises GatewayError; the request has left no row then."""
+        """Admit and submit. Raises GatewayError; a request of which the engine took nothing has left no
+        row then."""
         self._generations.admit(self)
-        try:
-            self._stream = await self._generations.engine.submit(self._request)
-        except EngineError as error:
-            self._generations.leave(self)
-            raise from_engine(error) from error
-        except BaseException:
-            self._generations.leave(self)
-            raise
         metrics.RUNNING.inc()
-        self._generations.recorder.begin(self._row)
-        if self._abort_reason is not None:
-            # It was to end while it was being submitted.
-            await self._abort_in_engine(self._stream)
-        self._watch = asyncio.create_task(self._watch_client())
+        try:
+            await self._submit()
+        except BaseException as error:
+            await self._leave(error)
+            if isinstance(error, EngineError):
+                raise from_engine(error) from error
+            raise
+        self._start(self._watch_client())
+        if self._deadline_seconds is not None:
+            left = self._deadline_seconds - (time.perf_counter() - self._arrived)
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(left, lambda: self._start(self.abort("timeout")))
         return self
+
+    async def _submit(self) -> None:
+        submitted = 0
+        for query, choices in self._prompts:
+            for choice in choices:
+                await choice.submit(self._generations.engine)
+                if choice is choices[0]:
+                    self._generations.recorder.begin(query.row)
+                    self._begun.append(query.row)
+                submitted += 1
+                if submitted % SUBMITTED_PER_TURN == 0:
+                    await asyncio.sleep(0)
+                if self._abort_reason is not None:
+                    # It was to end while it was being submitted.
+                    await choice.abort()
 
     async def __aexit__(
         self,
@@ -195,124 +238,141 @@ class Generation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._watch is not None
-        self._watch.cancel()
+        await self._leave(error)
+
+    async def _leave(self, error: BaseException | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        for task in self._tasks:
+            task.cancel()
         try:
-            if not self._settled:
+            if self._begun and not self._settled:
                 await asyncio.shield(self._end_early(error))
         finally:
             metrics.RUNNING.dec()
             self._generations.leave(self)
 
-    async def next(self) -> Piece:
-        """What the engine's next Delta adds to the answer. Raises GatewayError."""
-        delta = await self._next_delta()
-        if self._row.ttft_ms is None:
-            seconds = time.perf_counter() - self._arrived
-            self._row.ttft_ms = seconds * 1000
-            metrics.TTFT.observe(seconds)
-        piece = self._reader.read(delta)
-        self._keep(piece)
-        if delta.finish_reason in ("stop", "length"):
-            self._end_reason = self._reader.end_reason(delta.finish_reason)
-        elif piece.ended and delta.finish_reason is None:
-            await self._end_in_engine()
-        return piece
+    async def next(self) -> Sequence[tuple[int, Piece]]:
+        """What the engine's next Deltas add to the choices. Raises GatewayError."""
+        if len(self.choices) == 1:
+            pieces: Sequence[tuple[int, Piece]] = ((0, await self.choices[0].next()),)
+        else:
+            pieces = await self._next_of_many()
+        if self.ttft_seconds is None:
+            self.ttft_seconds = time.perf_counter() - self._arrived
+            metrics.TTFT.observe(self.ttft_seconds)
+        return pieces
 
-    async def _next_delta(self) -> Delta:
-        assert self._stream is not None
-        try:
-            delta = await self._stream.next()
-        except EngineError as error:
-            raise from_engine(error) from error
-        self.usage.completion_tokens += len(delta.token_ids)
-        if delta.finish_reason is not None:
-            self._last = delta
-            self.usage.prompt_tokens = delta.prompt_tokens
-            self.usage.cached_tokens = delta.cached_tokens
-        return delta
-
-    def _keep(self, piece: Piece) -> None:
-        if piece.text:
-            self._texts.append(piece.text)
-        if piece.logprobs:
-            self._logprobs += piece.logprobs
-        for call in piece.tool_calls:
-            if call.name is not None:
-                self._calls.append((call.name, []))
-            self._calls[call.index][1].append(call.arguments)
-
-    async def _end_in_engine(self) -> None:
-        """The answer is whole: end the request, and count what was generated beyond it."""
-        assert self._stream is not None
-        if self._abort_reason is None:
-            self._end_reason = self._reader.end_reason("stop")
-        await self._abort_in_engine(self._stream)
-        while self._last is None:
-            await self._next_delta()
+    async def _next_of_many(self) -> list[tuple[int, Piece]]:
+        waited_for = set(self._next_of.values())
+        for index, choice in enumerate(self.choices):
+            if not choice.ended and index not in waited_for:
+                self._next_of[asyncio.create_task(choice.next())] = index
+        done, _ = await asyncio.wait(self._next_of, return_when=asyncio.FIRST_COMPLETED)
+        ready = sorted(((self._next_of.pop(task), task) for task in done), key=lambda pair: pair[0])
+        for failure in [task.exception() for _, task in ready]:
+            if failure is not None:
+                raise failure
+        return [(index, task.result()) for index, task in ready]
 
     async def abort(self, reason: AbortReason) -> None:
         """End the request in the engine; ``next`` still gives what was generated so far."""
-        if self._last is None and self._abort_reason is None:
+        if self._abort_reason is None and not self.ended:
             self._abort_reason = reason
-            if self._stream is not None:
-                await self._abort_in_engine(self._stream)
-
-    async def _abort_in_engine(self, stream: DeltaStream) -> None:
-        # An engine that can't be told any more fails the request by itself.
-        with contextlib.suppress(EngineError):
-            await stream.abort()
+            for choice in self.choices:
+                await choice.abort()
 
     async def settle(self, error: BaseException | None = None) -> None:
-        """Close the row with how the request ended; returns when it is committed.
+        """Close the rows with how the request ended; returns when they are committed.
 
         Called by whoever sends the answer, before its last byte; a second call does nothing.
         """
         if self._settled:
             return
         self._settled = True
-        finished = error is None and self.finished
-        self.status = "completed" if finished else self._abort_reason or "error"
-        row, usage = self._row, self.usage
-        row.status = self.status
-        row.finish_reason = self._end_reason if finished else self.status
-        row.response = "".join(self._texts)
-        if self._calls:
-            row.meta_data["tool_calls"] = [
-                {"name": call.name, "arguments": call.arguments} for call in self.tool_calls
-            ]
-        # An engine that broke never told; the prompt is known all the same.
-        row.prompt_tokens = usage.prompt_tokens or len(self._request.prompt_token_ids)
-        row.completion_tokens, row.cached_tokens = usage.completion_tokens, usage.cached_tokens
-        if self._last is not None and self._last.queue_seconds is not None:
-            row.meta_data["queue_ms"] = round(self._last.queue_seconds * 1000, 3)
-        if self.status == "error":
+        for query, choices in self._prompts:
+            if query.row in self._begun:
+                self._fill(query, choices, error)
+        completed = all(row.status == "completed" for row in self._begun)
+        self.status = "completed" if completed else self._abort_reason or "error"
+        with metrics.COMMIT_WAIT.time():
+            committed = await self._close()
+        if not committed:
+            log.warning("row %s is not committed yet; its answer ends without it", self._begun[0].id.hex)
+
+    async def _close(self) -> bool:
+        recorder, seconds = self._generations.recorder, self._generations.commit_wait_seconds
+        if len(self._begun) == 1:
+            return await recorder.close(self._begun[0], seconds)
+        return all(await asyncio.gather(*(recorder.close(row, seconds) for row in self._begun)))
+
+    def _fill(self, query: Query, choices: Sequence[Choice], error: BaseException | None) -> None:
+        row, first = query.row, choices[0]
+        finished = error is None and all(choice.finished for choice in choices)
+        row.status = "completed" if finished else self._abort_reason or "error"
+        row.finish_reason = first.end_reason if finished else row.status
+        row.response = first.text
+        if calls := first.tool_calls:
+            row.meta_data["tool_calls"] = [{"name": one.name, "arguments": one.arguments} for one in calls]
+        if len(choices) > 1:
+            row.meta_data["choices"] = [told(choice, row.status) for choice in choices]
+        row.prompt_tokens = first.prompt_tokens or len(query.requests[0].prompt_token_ids)
+        row.completion_tokens = sum(choice.completion_tokens for choice in choices)
+        row.cached_tokens = first.cached_tokens
+        if first.queue_seconds is not None:
+            row.meta_data["queue_ms"] = round(first.queue_seconds * 1000, 3)
+        if row.status == "error":
             # The client is told less than the operator.
             cause = (error.__cause__ or error) if error is not None else "The engine ended the request."
             row.error = str(cause)
             log.error("request %s failed: %s", row.request_id, row.error)
+        row.ttft_ms = self.ttft_seconds * 1000 if self.ttft_seconds is not None else None
         row.duration_ms = (time.perf_counter() - self._arrived) * 1000
-        metrics.REQUESTS.labels(row.endpoint, self.status).inc()
+        metrics.REQUESTS.labels(row.endpoint, row.status).inc()
         metrics.PROMPT_TOKENS.inc(row.prompt_tokens)
         metrics.COMPLETION_TOKENS.inc(row.completion_tokens)
         metrics.CACHED_TOKENS.inc(row.cached_tokens)
-        with metrics.COMMIT_WAIT.time():
-            committed = await self._generations.recorder.close(row, self._generations.commit_wait_seconds)
-        if not committed:
-            log.warning("row %s is not committed yet; its answer ends without it", row.id.hex)
 
     async def _end_early(self, error: BaseException | None) -> None:
         """Whoever was answering has stopped before the end: take what the engine had, settle."""
-        if self._last is None and not isinstance(error, GatewayError):
+        if not self.ended:
             reason: AbortReason = "cancelled" if error is None else "error"
-            await self.abort("shutdown" if isinstance(error, asyncio.CancelledError) else reason)
-            with contextlib.suppress(TimeoutError, GatewayError):
+            self._abort_reason = self._abort_reason or (
+                "shutdown" if isinstance(error, asyncio.CancelledError) else reason
+            )
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ABORT_SECONDS):
-                    while self._last is None:
-                        await self.next()
+                    # What breaks now is told no one: the request has failed already.
+                    rest = map(self._rest_of, range(len(self.choices)))
+                    await asyncio.gather(*rest, return_exceptions=True)
         await self.settle(error if isinstance(error, Exception) else None)
+
+    async def _rest_of(self, index: int) -> None:
+        choice = self.choices[index]
+        await choice.abort()
+        for task in [task for task, of in self._next_of.items() if of == index]:
+            await task
+        while choice.submitted and not choice.ended:
+            await choice.next()
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         await self.abort("cancelled")
+
+
+def told(choice: Choice, status: str) -> dict[str, Any]:
+    """One of several choices, for the row's meta_data; ``status`` is the row's."""
+    fields: dict[str, Any] = {
+        "response": choice.text,
+        "finish_reason": choice.end_reason or status,
+        "completion_tokens": choice.completion_tokens,
+    }
+    if calls := choice.tool_calls:
+        fields["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in calls]
+    return fields

@@ -124,6 +124,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         8 * 1024 * 1024, ge=1024, description="Largest request body, in bytes; above it the answer is 413."
     )
+    request_timeout_seconds: float = Field(600.0, gt=0, description="x")
+    sse_keep_alive_seconds: float = Field(15.0, ge=0, description="x")
     drain_seconds: float = Field(
         30.0, ge=0, description="How long running requests may go on after SIGTERM, in seconds."
     )

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from adapters.chat_format import EndReason, Piece, Reader
-from adapters.openai.answers import event
-from engine.base import GenerationRequest, Usage
+from adapters.chat_format import EndReason, Piece
+from adapters.openai.chunks import KEEP_ALIVE, event
+from engine.base import Usage
 from gateway.errors import GatewayError, body_of
-from gateway.generation import Generation, Generations
-from persistence.recorder import MessageRow
+from gateway.generation import Generation
 
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+NO_USAGE = Usage()
 
 
 class Chunks(Protocol):
     """A dialect's bytes for one stream."""
 
-    def more(self, piece: Piece) -> bytes:
-        """One more piece of the answer; nothing where it has nothing to tell."""
+    tells_usage: bool
+    """Whether each chunk tells the usage so far."""
 
-    def last(self, end_reason: EndReason, usage: Usage) -> bytes:
+    def more(self, index: int, piece: Piece, usage: Usage) -> bytes:
+        """One more piece of a choice; nothing where it has nothing to tell."""
+
+    def last(self, end_reasons: Sequence[EndReason], usage: Usage) -> bytes:
         """The end."""
 
 
@@ -31,63 +37,117 @@ class EventStream(Response):
     """Streams one generation.
 
     Nothing is sent before the engine's first output, so a request that it refuses still gets a real
-    status. The end (finish_reason, usage, ``[DONE]``) leaves in one write, after the row's commit. A
-    failure on the way is an event with the key ``error``, and no ``[DONE]``.
+    status; but for comments, which keep the connection alive while nothing else has been sent for
+    ``keep_alive_seconds`` (0: never). The end (finish_reason, usage, ``[DONE]``) leaves in one write, after
+    the rows' commit. A failure on the way is an event with the key ``error``, and no ``[DONE]``.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self,
-        generations: Generations,
-        request: GenerationRequest,
-        reader: Reader,
-        row: MessageRow,
-        chunks: Chunks,
-    ) -> None:
+    def __init__(self, generation: Generation, chunks: Chunks, keep_alive_seconds: float = 0.0) -> None:
         super().__init__(headers=HEADERS)
         # A stream's length is not known.
         del self.headers["content-length"]
-        self._generations = generations
-        self._request = request
-        self._reader = reader
-        self._row = row
+        self._generation = generation
         self._chunks = chunks
+        self._keep_alive_seconds = keep_alive_seconds
         self._started = False
+        self._sent_at = 0.0
+        self._sending = False
+        self._comment: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._generations.open(self._request, self._reader, self._row, receive) as generation:
+        self._loop = asyncio.get_running_loop()
+        self._send_message = send
+        async with self._generation as generation:
+            self._sent_at = self._loop.time()
+            if self._keep_alive_seconds:
+                self._wait_for_silence()
             try:
-                await self._stream(generation, send)
+                await self._stream(generation)
             except GatewayError as error:
                 if not self._started:
                     raise
                 await generation.settle(error)
-                await self._send(send, event(body_of(error)), more=False)
+                await self._send(event(body_of(error)), more=False)
+            finally:
+                await self._end_comments()
 
-    async def _stream(self, generation: Generation, send: Send) -> None:
-        data = self._chunks.more(await generation.next())
+    async def _stream(self, generation: Generation) -> None:
+        data = await self._next(generation)
         while not generation.ended:
             if data:
-                await self._send(send, data, more=True)
-            data = self._chunks.more(await generation.next())
+                await self._send(data, more=True)
+            data = await self._next(generation)
         if data and generation.finished and not self._started:
             # A first token never waits for a commit.
-            await self._send(send, data, more=True)
+            await self._send(data, more=True)
             data = b""
         await generation.settle()
         if generation.status == "completed":
-            data += self._chunks.last(generation.answer.end_reason, generation.usage)
-            await self._send(send, data, more=False)
+            end_reasons = [answer.end_reason for answer in generation.answers]
+            await self._send(data + self._chunks.last(end_reasons, generation.usage), more=False)
         elif generation.failure is not None:
             if self._started and data:
-                await self._send(send, data, more=True)
+                await self._send(data, more=True)
             raise generation.failure
 
-    async def _send(self, send: Send, data: bytes, more: bool) -> None:
+    async def _next(self, generation: Generation) -> bytes:
+        pieces = await generation.next()
+        usage = generation.usage if self._chunks.tells_usage else NO_USAGE
+        if len(pieces) == 1:
+            return self._chunks.more(*pieces[0], usage)
+        return b"".join(self._chunks.more(index, piece, usage) for index, piece in pieces)
+
+    async def _send(self, data: bytes, more: bool) -> None:
+        if self._comment is not None:
+            # It may be sending the headers.
+            await self._comment
+        self._sending = True
+        await self._write(data, more)
+        self._sending = False
+        self._sent_at = self._loop.time()
+
+    async def _write(self, data: bytes, more: bool) -> None:
         if not self._started:
             self._started = True
-            await send(
+            self.headers.update(timing_headers(self._generation))
+            await self._send_message(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
-        await send({"type": "http.response.body", "body": data, "more_body": more})
+        await self._send_message({"type": "http.response.body", "body": data, "more_body": more})
+
+    def _wait_for_silence(self) -> None:
+        self._timer = self._loop.call_at(self._sent_at + self._keep_alive_seconds, self._break_silence)
+
+    def _break_silence(self) -> None:
+        """Send a comment if nothing has been sent for long, and is not being sent just now."""
+        if self._loop.time() - self._sent_at >= self._keep_alive_seconds:
+            self._sent_at = self._loop.time()
+            if not self._sending and self._comment is None:
+                self._comment = self._loop.create_task(self._send_comment())
+        self._wait_for_silence()
+
+    async def _send_comment(self) -> None:
+        try:
+            await self._write(KEEP_ALIVE, more=True)
+        finally:
+            self._comment = None
+
+    async def _end_comments(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._comment is not None:
+            self._comment.cancel()
+            await asyncio.wait({self._comment})
+
+
+def timing_headers(generation: Generation) -> dict[str, str]:
+    """How long the request waited for the engine, and for its first token, in milliseconds."""
+    headers = {}
+    if generation.queue_seconds is not None:
+        headers["x-gateway-queue-ms"] = f"{generation.queue_seconds * 1000:.1f}"
+    if generation.ttft_seconds is not None:
+        headers["x-gateway-ttft-ms"] = f"{generation.ttft_seconds * 1000:.1f}"
+    return headers

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from adapters.chat_format import Answer, Prompt
-from adapters.openai.answers import (
-    ChatChunks,
-    CompletionChunks,
-    Envelope,
-    Wanted,
-    chat_completion,
-    completion,
-)
+from adapters.openai.answers import Envelope, Head, Wanted, chat_completion, completion
+from adapters.openai.chunks import ChatChunks, CompletionChunks
 from adapters.openai.requests import Body, ChatCompletionRequest, CompletionRequest
+from adapters.text_reader import SilentReader
 from engine.base import ChatMessage, GenerationRequest, ModelCard, Usage
-from gateway.errors import InvalidRequest
-from gateway.generation import Generation
+from gateway.deadline import deadline_seconds
+from gateway.generation import Generation, Query
 from gateway.lifecycle import Lifecycle, lifecycle_of
-from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, rendered, token_budget
+from gateway.prompting import chat_prompt, check, check_model, completion_prompt, token_budget
 from gateway.routes.body import read
-from gateway.sse import EventStream
+from gateway.sse import EventStream, timing_headers
 from persistence.recorder import MessageRow
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+# What service_tier is answered with: there is one.
+TIER = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +36,22 @@ class Form:
 
     id_prefix: str
     chunks: type[ChatChunks] | type[CompletionChunks]
-    whole: Callable[[Envelope, Wanted, Answer, Usage], bytes]
+    whole: Callable[[Envelope, Wanted, Sequence[Head], Sequence[Answer], Usage], bytes]
     param: str
 
 
 CHAT = Form("chatcmpl-", ChatChunks, chat_completion, "messages")
 COMPLETION = Form("cmpl-", CompletionChunks, completion, "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One prompt of a request: what the engine is given, what the client wants repeated, and its row."""
+
+    prompt: Prompt
+    messages: Sequence[ChatMessage]
+    echo: str
+    row: MessageRow
 
 
 @router.get("/models", summary="The served model")
@@ -64,87 +72,104 @@ async def one_model(request: Request, model: str) -> dict[str, Any]:
 async def chat_completions(request: Request) -> Response:
     """The next turn of a conversation, whole or as server-sent events."""
     lifecycle = lifecycle_of(request)
-    asked = await read(request, ChatCompletionRequest, lifecycle.settings.max_body_bytes)
-    check(asked, lifecycle.engine.card)
-    conversation = asked.conversation
+    body = await read(request, ChatCompletionRequest, lifecycle.settings.max_body_bytes)
+    check(body, lifecycle.engine.card)
+    conversation = body.conversation
     messages = conversation.messages
     last_query = next((message.content for message in reversed(messages) if message.role == "user"), "")
-    row = new_row(request, lifecycle, asked, last_query, "llm_chat")
+    row = new_row(request, lifecycle, body, last_query, "llm_chat")
     if len(messages) > 1 or messages[0].role != "user":
-        row.meta_data["messages"] = [message.stored_fields() for message in asked.messages]
-    row.meta_data |= asked.tool_fields()
+        row.meta_data["messages"] = [message.stored_fields() for message in body.messages]
+    row.meta_data |= body.tool_fields()
     prompt = await chat_prompt(lifecycle.chat_format, conversation)
-    return await answered(request, lifecycle, asked, messages, prompt, row, CHAT)
+    return await answered(request, lifecycle, body, [Asked(prompt, messages, body.echoed, row)], CHAT)
 
 
 @router.post("/completions", summary="Completion")
 async def completions(request: Request) -> Response:
-    """The continuation of a text, whole or as server-sent events."""
+    """The continuation of a text, or of several, whole or as server-sent events."""
     lifecycle = lifecycle_of(request)
-    asked = await read(request, CompletionRequest, lifecycle.settings.max_body_bytes)
-    check(asked, lifecycle.engine.card)
-    row = new_row(request, lifecycle, asked, asked.text, "completion")
-    prompt = await rendered(
-        lambda: lifecycle.chat_format.encode(asked.text, asked.rules),
-        heavy=len(asked.text) > THREAD_CHARACTERS,
-        param="prompt",
-    )
-    messages = (ChatMessage("user", asked.text),)
-    return await answered(request, lifecycle, asked, messages, prompt, row, COMPLETION)
+    body = await read(request, CompletionRequest, lifecycle.settings.max_body_bytes)
+    check(body, lifecycle.engine.card)
+    special_tokens = body.add_special_tokens is not False
+    asked = []
+    for given in body.prompts:
+        prompt, text = await completion_prompt(
+            lifecycle.chat_format, given, body.rules, special_tokens=special_tokens
+        )
+        row = new_row(request, lifecycle, body, text, "completion")
+        if not isinstance(given, str):
+            row.meta_data["prompt_token_ids"] = given
+        if body.only_prompt:
+            prompt = replace(prompt, new_reader=SilentReader)
+        asked.append(Asked(prompt, (ChatMessage("user", text),), text if body.echo else "", row))
+    if len(asked) > 1:
+        for place, one in enumerate(asked):
+            one.row.meta_data["answer"] = {"id": asked[0].row.id.hex, "prompt": place}
+    return await answered(request, lifecycle, body, asked, COMPLETION)
 
 
-def check(asked: Body, card: ModelCard) -> None:
-    """Raises GatewayError for what can be seen in the body alone."""
-    check_model(asked.model, card)
-    if (name := asked.refused_field()) is not None:
-        raise InvalidRequest(f"'{name}' is not supported with this value.", name, "unsupported_parameter")
-
-
-def new_row(request: Request, lifecycle: Lifecycle, asked: Body, query: str, chat_type: str) -> MessageRow:
-    """The row of a request that is about to run."""
+def new_row(request: Request, lifecycle: Lifecycle, body: Body, query: str, chat_type: str) -> MessageRow:
+    """The row of a prompt that is about to run."""
     return MessageRow(
         endpoint=request.url.path,
         model=lifecycle.engine.card.name,
         request_id=request.state.request_id,
         query=query,
         chat_type=chat_type,
-        meta_data={"stream": bool(asked.stream), "sampling": asked.sampling_fields()},
+        meta_data={"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields(),
     )
 
 
 async def answered(
-    request: Request,
-    lifecycle: Lifecycle,
-    asked: Body,
-    messages: Sequence[ChatMessage],
-    prompt: Prompt,
-    row: MessageRow,
-    form: Form,
+    request: Request, lifecycle: Lifecycle, body: Body, asked: Sequence[Asked], form: Form
 ) -> Response:
     """The answer as the client wants it: whole or streamed. Raises GatewayError."""
-    card = lifecycle.engine.card
-    budget = token_budget(len(prompt.token_ids), asked.token_limit, card, form.param)
-    generation_request = GenerationRequest(
-        request_id=row.id.hex,
-        prompt_token_ids=prompt.token_ids,
-        messages=tuple(messages),
-        sampling=asked.sampling(budget, prompt),
-        stream=bool(asked.stream) or prompt.ends_early,
-        detokenize=not prompt.reads_ids,
+    card, settings = lifecycle.engine.card, lifecycle.settings
+    generation = lifecycle.generations.open(
+        [query_of(body, one, card, form) for one in asked],
+        request.receive,
+        deadline_seconds(request.headers, settings.request_timeout_seconds),
     )
-    envelope = Envelope(form.id_prefix + row.id.hex, card.name, int(time.time()), card.fingerprint)
-    reader = prompt.new_reader()
-    if asked.stream:
-        chunks = form.chunks(envelope, asked.wanted)
-        response: Response = EventStream(lifecycle.generations, generation_request, reader, row, chunks)
+    heads = [Head(one.prompt.token_ids, one.echo) for one in asked for _ in range(body.choice_count)]
+    wanted = replace(body.wanted, bytes_of=lifecycle.chat_format.token_bytes)
+    envelope = Envelope(
+        form.id_prefix + asked[0].row.id.hex,
+        card.name,
+        int(time.time()),
+        card.fingerprint,
+        TIER if body.names_tier else None,
+    )
+    if body.stream:
+        chunks = form.chunks(envelope, wanted, heads)
+        response: Response = EventStream(generation, chunks, settings.sse_keep_alive_seconds)
     else:
-        generation = lifecycle.generations.open(generation_request, reader, row, request.receive)
-        response = await whole(generation, partial(form.whole, envelope, asked.wanted))
-    return with_ignored(response, asked)
+        response = await whole(generation, partial(form.whole, envelope, wanted, heads))
+    return with_ignored(response, body, lifecycle)
 
 
-async def whole(generation: Generation, encode: Callable[[Answer, Usage], bytes]) -> Response:
-    """An answer in one piece, given after its row's commit."""
+def query_of(body: Body, asked: Asked, card: ModelCard, form: Form) -> Query:
+    """The engine's requests for one prompt: one for each choice. Raises InvalidRequest."""
+    prompt = asked.prompt
+    budget = token_budget(prompt.token_ids, body.token_limit, card, form.param)
+    requests = [
+        GenerationRequest(
+            request_id=asked.row.id.hex + (f"-{choice}" if choice else ""),
+            prompt_token_ids=prompt.token_ids,
+            messages=tuple(asked.messages),
+            sampling=body.sampling(budget, prompt, choice),
+            stream=bool(body.stream) or prompt.ends_early,
+            detokenize=not prompt.reads_ids,
+            priority=body.priority or 0,
+            cache_salt=body.cache_salt,
+        )
+        for choice in range(body.choice_count)
+    ]
+    return Query(asked.row, requests, prompt.new_reader)
+
+
+async def whole(generation: Generation, encode: Callable[[Sequence[Answer], Usage], bytes]) -> Response:
+    """An answer in one piece, given after its rows' commit."""
     async with generation:
         while not generation.ended:
             await generation.next()
@@ -154,13 +179,13 @@ async def whole(generation: Generation, encode: Callable[[Answer, Usage], bytes]
         if generation.status == "cancelled":
             # Nobody is there to read an answer.
             return Response(status_code=499)
-        content = encode(generation.answer, generation.usage)
-        return Response(content, media_type="application/json")
+        content = encode(generation.answers, generation.usage)
+        return Response(content, media_type="application/json", headers=timing_headers(generation))
 
 
-def with_ignored(response: Response, asked: Body) -> Response:
-    """Name the fields that were sent and mean nothing here."""
-    if ignored := asked.ignored_fields():
+def with_ignored(response: Response, body: Body, lifecycle: Lifecycle) -> Response:
+    """Name the fields that were sent and change nothing here."""
+    if ignored := {*body.ignored_fields(), *body.unknown_variables(lifecycle.chat_format.template_variables)}:
         names = ",".join(sorted(ignored)).encode("ascii", "replace").decode()
         response.headers["x-gateway-ignored-fields"] = "".join(filter(str.isprintable, names))[:1000]
     return response

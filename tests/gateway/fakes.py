@@ -10,12 +10,13 @@ from typing import Any
 
 from starlette.types import Message
 
+from adapters.chat_format import Reader
 from adapters.code_points import READER
-from adapters.openai.answers import ChatChunks, Envelope, Wanted
-from adapters.text_reader import TextReader
+from adapters.openai.answers import Envelope, Head, Wanted
+from adapters.openai.chunks import ChatChunks
 from engine.base import Delta, DeltaStream, EngineError, GenerationRequest
 from engine.simulated import SimulatedEngine
-from gateway.generation import Generation, Generations
+from gateway.generation import Generation, Generations, Query
 from gateway.sse import EventStream
 from persistence.recorder import MessageRow, Recorder
 from tests.strategies import echo_request
@@ -155,16 +156,35 @@ class House:
         self.client = Client(self.events)
         self.generations = Generations(self.engine, self.recorder, commit_wait_seconds=30.0)
 
-    def stream(self, text: str, *, stop: tuple[str, ...] = (), max_tokens: int = 1000) -> asyncio.Task[None]:
+    def stream(
+        self,
+        text: str,
+        *,
+        stop: tuple[str, ...] = (),
+        max_tokens: int = 1000,
+        n: int = 1,
+        deadline_seconds: float | None = None,
+        keep_alive_seconds: float = 0.0,
+    ) -> asyncio.Task[None]:
         """Start to answer ``text`` to the client."""
         request = echo_request(text, stop=stop, max_tokens=max_tokens)
-        chunks = ChatChunks(Envelope("chatcmpl-1", "m", 1, "f"), Wanted(usage=True))
-        response = EventStream(self.generations, request, READER, new_row(text), chunks)
+        generation = self.generations.open(
+            [Query(new_row(text), [request] * n, lambda: READER)], self.client.receive, deadline_seconds
+        )
+        chunks = ChatChunks(Envelope("chatcmpl-1", "m", 1, "f"), Wanted(usage=True), [Head()] * n)
+        response = EventStream(generation, chunks, keep_alive_seconds)
         return asyncio.create_task(self._call(response))
 
-    def open(self, request: GenerationRequest, text: str, reader: TextReader = READER) -> Generation:
+    def open(
+        self,
+        request: GenerationRequest,
+        text: str,
+        reader: Reader = READER,
+        deadline_seconds: float | None = None,
+    ) -> Generation:
         """A request for ``text`` on its way."""
-        return self.generations.open(request, reader, new_row(text), self.client.receive)
+        query = Query(new_row(text), [request], lambda: reader)
+        return self.generations.open([query], self.client.receive, deadline_seconds)
 
     async def _call(self, response: EventStream) -> None:
         await response({"type": "http"}, self.client.receive, self.client.send)

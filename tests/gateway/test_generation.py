@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.chat_format import Answer, Piece
+from adapters.chat_format import Piece
 from adapters.code_points import bytes_of
 from adapters.text_reader import TextReader
 from engine.base import Delta, EngineDead, EngineError, EngineOverloaded, GenerationFailed, RequestRefused
@@ -30,6 +31,16 @@ def opened(house: House, text: str, *, stream: bool = False) -> Generation:
     return house.open(echo_request(text, stream=stream), text)
 
 
+def said(generation: Generation) -> tuple[str, str]:
+    """The text and the end of the only choice."""
+    (answer,) = generation.answers
+    return answer.text, answer.end_reason
+
+
+def text_of(pieces: Sequence[tuple[int, Piece]]) -> str:
+    return "".join(piece.text for _, piece in pieces)
+
+
 def ended(row: MessageRow) -> tuple[str, str | None, str, int, int]:
     return row.status, row.finish_reason, row.response, row.prompt_tokens, row.completion_tokens
 
@@ -42,7 +53,7 @@ async def test_a_finished_request_leaves_its_text_and_the_engines_counts(text: s
             await generation.next()
         await generation.settle()
         await generation.settle()
-        assert (generation.status, generation.answer) == ("completed", Answer(text, "stop", [], []))
+        assert (generation.status, said(generation)) == ("completed", (text, "stop"))
         assert generation.failure is None
     row = house.recorder.row
     assert ended(row) == ("completed", "stop", text, len(text), len(text))
@@ -171,7 +182,7 @@ async def test_a_hurried_drain_ends_what_runs() -> None:
         waiting = asyncio.create_task(generation.next())
         await asyncio.sleep(0)
         house.generations.hurry()
-        assert (await waiting).text == ""
+        assert text_of(await waiting) == ""
         assert generation.ended
         assert not generation.finished
         await generation.settle()
@@ -263,10 +274,10 @@ async def test_an_answer_whose_reader_has_read_enough_is_completed_and_counted(
     house = House(SimulatedEngine(tokens_per_second=tokens_per_second))
     request = echo_request("abcdef", stream=True)
     async with house.open(request, "abcdef", EndingReader()) as generation:
-        assert (await generation.next()).text == "a"
+        assert text_of(await generation.next()) == "a"
         assert generation.ended
         await generation.settle()
-        assert generation.answer == Answer("a", "stop", [], [])
+        assert said(generation) == ("a", "stop")
     status, finish_reason, response, prompt_tokens, completion_tokens = ended(house.recorder.row)
     assert (status, finish_reason, response, prompt_tokens) == ("completed", "stop", "a", 6)
     assert completion_tokens >= 1

@@ -10,15 +10,10 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from adapters.chat_format import Answer, ContentLogprob, EndReason, Piece, ToolCallDelta
-from adapters.openai.answers import (
-    ChatChunks,
-    CompletionChunks,
-    Envelope,
-    Wanted,
-    chat_completion,
-    completion,
-    event,
-)
+from adapters.openai.answers import Envelope, Head, Wanted
+from adapters.openai.answers import chat_completion as chat_completion_of_many
+from adapters.openai.answers import completion as completion_of_many
+from adapters.openai.chunks import ChatChunks, CompletionChunks, event
 from engine.base import ToolCall, Usage
 from tests.strategies import json_values, texts
 
@@ -40,6 +35,21 @@ reasons: st.SearchStrategy[EndReason] = st.sampled_from(["stop", "length"])
 ENVELOPE = Envelope("chatcmpl-1", "m", 1_700_000_000, "f")
 
 
+def chat_completion(envelope: Envelope, wanted: Wanted, answer: Answer, usage: Usage) -> bytes:
+    """Of one choice."""
+    return chat_completion_of_many(envelope, wanted, [Head()], [answer], usage)
+
+
+def completion(envelope: Envelope, wanted: Wanted, answer: Answer, usage: Usage) -> bytes:
+    """Of one choice."""
+    return completion_of_many(envelope, wanted, [Head()], [answer], usage)
+
+
+def more(chunks: Chunks, piece: Piece) -> bytes:
+    """Of the only choice."""
+    return chunks.more(0, piece, USAGE)
+
+
 def events(data: bytes) -> list[str]:
     """The data of server-sent events, as the standard has them read."""
     assert data.endswith(b"\n\n")
@@ -52,7 +62,7 @@ def events(data: bytes) -> list[str]:
 
 def frames(chunks: Chunks, pieces: list[str], finish_reason: EndReason = "stop") -> list[bytes]:
     """All writes of one stream."""
-    return [*(chunks.more(Piece(piece)) for piece in pieces), chunks.last(finish_reason, USAGE)]
+    return [*(more(chunks, Piece(piece)) for piece in pieces), chunks.last([finish_reason], USAGE)]
 
 
 def stream(chunks: Chunks, pieces: list[str], finish_reason: EndReason = "stop") -> list[dict[str, Any]]:
@@ -100,8 +110,8 @@ def test_usage_comes_last_and_only_when_asked_for(
 @given(kinds, texts.filter(bool))
 def test_each_piece_of_text_is_one_event(kind: type[Chunks], text: str) -> None:
     chunks = kind(ENVELOPE, Wanted())
-    chunks.more(Piece("first"))
-    assert len(events(chunks.more(Piece(text)))) == 1
+    more(chunks, Piece("first"))
+    assert len(events(more(chunks, Piece(text)))) == 1
 
 
 @given(st.lists(texts, max_size=4), st.booleans())
@@ -147,7 +157,7 @@ def test_a_whole_answer_says_the_same_as_a_stream(envelope: Envelope, text: str,
 
 
 def test_the_role_comes_in_the_same_write_as_the_first_text() -> None:
-    role, text = (json.loads(one) for one in events(ChatChunks(ENVELOPE, Wanted()).more(Piece("Hi"))))
+    role, text = (json.loads(one) for one in events(more(ChatChunks(ENVELOPE, Wanted()), Piece("Hi"))))
     assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert text["choices"][0]["delta"] == {"content": "Hi"}
 
@@ -161,10 +171,10 @@ def test_a_chat_without_text_still_has_its_role() -> None:
 @pytest.mark.parametrize("kind", [ChatChunks, CompletionChunks])
 def test_two_streams_do_not_share_anything(kind: type[Chunks]) -> None:
     one, two = kind(ENVELOPE, Wanted(True)), kind(Envelope("2", "other", 1, ""), Wanted())
-    one.more(Piece("first"))
-    before = one.more(Piece("x"))
-    two.last("stop", USAGE)
-    assert one.more(Piece("x")) == before != two.more(Piece("x"))
+    more(one, Piece("first"))
+    before = more(one, Piece("x"))
+    two.last(["stop"], USAGE)
+    assert more(one, Piece("x")) == before != more(two, Piece("x"))
 
 
 @given(st.dictionaries(texts, json_values, max_size=4))
@@ -182,10 +192,10 @@ LOGPROBS = [ContentLogprob("é".encode(), -0.5, [("é".encode(), -0.5), (b"\xf0\
 
 def test_openais_own_library_reads_tool_calls() -> None:
     chunks = ChatChunks(ENVELOPE, Wanted())
-    data = chunks.more(Piece("text")) + b"".join(chunks.more(Piece(tool_calls=calls)) for calls in CALLS)
+    data = more(chunks, Piece("text")) + b"".join(more(chunks, Piece(tool_calls=calls)) for calls in CALLS)
     read = [
         ChatCompletionChunk.model_validate_json(one)
-        for one in events(data + chunks.last("tool_calls", USAGE))[:-1]
+        for one in events(data + chunks.last(["tool_calls"], USAGE))[:-1]
     ]
     told = [call for chunk in read for call in chunk.choices[0].delta.tool_calls or ()]
     assert [(call.index, call.id, call.function and call.function.name) for call in told if call.id] == [
@@ -207,8 +217,8 @@ def test_openais_own_library_reads_tool_calls() -> None:
 def test_a_client_of_functions_is_told_of_one_function_call() -> None:
     legacy = Wanted(legacy=True)
     chunks = ChatChunks(ENVELOPE, legacy)
-    data = b"".join(chunks.more(Piece(tool_calls=calls)) for calls in CALLS) + chunks.last(
-        "tool_calls", USAGE
+    data = b"".join(more(chunks, Piece(tool_calls=calls)) for calls in CALLS) + chunks.last(
+        ["tool_calls"], USAGE
     )
     read = [ChatCompletionChunk.model_validate_json(one) for one in events(data)[:-1]]
     told = [chunk.choices[0].delta.function_call for chunk in read]
@@ -246,5 +256,5 @@ def test_openais_own_library_reads_logprobs() -> None:
 
 def stream_with_logprobs(chunks: Chunks) -> list[dict[str, Any]]:
     """The chunks of two pieces that have logprobs."""
-    data = chunks.more(Piece("é", logprobs=LOGPROBS)) + chunks.more(Piece("é", logprobs=LOGPROBS))
+    data = more(chunks, Piece("é", logprobs=LOGPROBS)) + more(chunks, Piece("é", logprobs=LOGPROBS))
     return [one for one in map(json.loads, events(data)) if one["choices"][0].get("logprobs")]

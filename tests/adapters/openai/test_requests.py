@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from adapters.chat_format import Prompt
 from adapters.code_points import new_reader
-from adapters.openai.requests import ONLY, Body, ChatCompletionRequest, CompletionRequest
+from adapters.openai.fields import REFUSED
+from adapters.openai.requests import Body, ChatCompletionRequest, CompletionRequest
 from engine.base import Sampling
 from tests.strategies import json_values, texts
 
@@ -64,7 +65,7 @@ WRONG_IN_CHAT: dict[str, list[object]] = {
     "max_completion_tokens": [1.5, "1", True, []],
 }
 WRONG_IN_COMPLETION: dict[str, list[object]] = {
-    "prompt": [None, 1, True, [], {}, ["a", "b"], [1], [[1]], [None]]
+    "prompt": [None, 1, True, [], {}, ["a", 1], [1, "a"], [[]], [[1], "a"], [-1], [2**31], [None], [1.5]]
 }
 
 
@@ -137,7 +138,7 @@ def test_a_lone_surrogate_is_refused_wherever_it_stands(text: str) -> None:
 
 
 def test_a_surrogate_pair_is_the_character_it_means() -> None:
-    assert CompletionRequest.model_validate_json(r'{"prompt":"\ud83d\ude00"}').text == "😀"
+    assert CompletionRequest.model_validate_json(r'{"prompt":"\ud83d\ude00"}').prompts == ["😀"]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_an_unknown_role_is_refused_at_its_place(role: object) -> None:
 @given(texts)
 def test_a_content_is_taken_as_it_is(text: str) -> None:
     assert message_text(text) == text
-    assert completion(prompt=text).text == completion(prompt=[text]).text == text
+    assert completion(prompt=text).prompts == completion(prompt=[text]).prompts == [text]
 
 
 @given(st.lists(texts, max_size=4))
@@ -262,31 +263,42 @@ def test_only_an_assistant_may_say_nothing(role: str, message: dict[str, None]) 
 @pytest.mark.parametrize("include_usage", [True, False, None])
 def test_usage_comes_where_it_is_asked_for(include_usage: bool | None) -> None:
     asked = chat(stream=True, stream_options={"include_usage": include_usage})
-    assert asked.include_usage is bool(include_usage)
-    assert chat(stream=True, stream_options={}).include_usage is False
-    assert chat(stream=True).include_usage is False
+    assert asked.wanted.usage is bool(include_usage)
+    assert chat(stream=True, stream_options={}).wanted.usage is False
+    assert chat(stream=True).wanted.usage is False
 
 
 @pytest.mark.parametrize("stream", [{}, {"stream": False}, {"stream": None}])
 def test_stream_options_are_for_streams(stream: dict[str, bool | None]) -> None:
     body = CHAT | stream | {"stream_options": {"include_usage": True}}
     assert locations(ChatCompletionRequest, body) == [("stream_options",)]
-    assert chat(stream_options=None, **stream).include_usage is False
+    assert chat(stream_options=None, **stream).wanted.usage is False
 
 
-@pytest.mark.parametrize("name", ONLY)
+@pytest.mark.parametrize("name", REFUSED)
 def test_a_value_that_asks_for_what_is_not_there_is_refused_by_name(name: str) -> None:
-    assert chat(**{name: "surely not"}).refused_field() == name
-    assert chat(**{name: [1]}).refused_field() == name
-    for harmless in (None, *ONLY[name]):
+    assert chat(**{name: "surely not"}).refused_field() == (name, REFUSED[name])
+    assert chat(**{name: [1]}).refused_field() == (name, REFUSED[name])
+    for harmless in (None, *REFUSED[name].taken):
         assert chat(**{name: harmless}).refused_field() is None
-    assert chat(**{name: "surely not"}).ignored_fields() == []
+    assert list(chat(**{name: "surely not"}).ignored_fields()) == []
 
 
 def test_fields_that_mean_nothing_here_are_told() -> None:
-    asked = chat(store=True, metadata={"a": "b"}, top_k=4, n=1, service_tier=None, user="me")
+    asked = chat(
+        store=False,
+        reasoning_effort="low",
+        made_up=1,
+        service_tier=None,
+        user="me",
+        stream=True,
+        stream_options={"include_obfuscation": True},
+    )
     assert asked.refused_field() is None
-    assert sorted(asked.ignored_fields()) == ["metadata", "store", "top_k"]
+    assert sorted(asked.ignored_fields()) == [
+        "made_up", "reasoning_effort", "store", "stream_options.include_obfuscation",
+    ]  # fmt: skip
+    assert list(chat(store=True).ignored_fields()) == []
 
 
 @given(st.dictionaries(texts | st.sampled_from(dir(ChatCompletionRequest)), json_values, max_size=4))
@@ -295,9 +307,9 @@ def test_no_name_of_a_field_changes_how_a_request_is_read(extra: dict[str, Any])
     extra = {name: value for name, value in extra.items() if name not in known}
     asked = chat(**extra)
     sent = {name for name, value in extra.items() if value is not None}
-    assert set(asked.ignored_fields()) == sent - ONLY.keys()
-    assert asked.refused_field() in (None, *ONLY)
-    assert (asked.token_limit, asked.stop_strings, asked.include_usage) == (None, (), False)
+    assert set(asked.ignored_fields()) == sent - REFUSED.keys()
+    assert asked.refused_field() is None or sent & REFUSED.keys()
+    assert (asked.token_limit, asked.stop_strings, asked.wanted.usage) == (None, (), False)
     assert asked.sampling_fields() == {}
     assert asked.messages[0].text == "hi"
 
@@ -311,8 +323,16 @@ def test_any_json_is_taken_or_refused_but_never_a_crash(value: object) -> None:
 
 def test_the_row_keeps_what_was_asked_for_and_nothing_else() -> None:
     asked = chat(
-        temperature=0.5, top_p=0.9, stop=["a"], seed=1, max_completion_tokens=3, user="me", store=True
+        temperature=0.5,
+        top_k=0,
+        stop=["a"],
+        logit_bias={"7": -1},
+        max_completion_tokens=3,
+        user="me",
+        metadata={"a": "b"},
+        store=True,
     )
     assert asked.sampling_fields() == {
-        "temperature": 0.5, "top_p": 0.9, "stop": ["a"], "seed": 1, "max_completion_tokens": 3,
+        "temperature": 0.5, "top_k": 0, "stop": ["a"], "logit_bias": {7: -1}, "max_completion_tokens": 3,
     }  # fmt: skip
+    assert asked.label_fields() == {"user": "me", "metadata": {"a": "b"}}

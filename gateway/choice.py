@@ -1,0 +1,139 @@
+"""One choice of an answer: an engine request, and what has been read of it."""
+
+from __future__ import annotations
+
+import contextlib
+
+from adapters.chat_format import Answer, ContentLogprob, EndReason, Piece, Reader
+from engine.base import (
+    Delta,
+    DeltaStream,
+    Engine,
+    EngineError,
+    GenerationRequest,
+    TokenLogprob,
+    ToolCall,
+)
+from gateway.errors import from_engine
+
+
+class Choice:
+    """``next`` until it has ``ended``.
+
+    ``finished`` is set when it has come to its end by itself, neither aborted nor broken; ``answer`` may be
+    asked for then. ``text`` and ``tool_calls`` are what has come so far, the counts are the engine's own.
+    """
+
+    def __init__(self, request: GenerationRequest, reader: Reader) -> None:
+        self._request = request
+        self._reader = reader
+        self._stream: DeltaStream | None = None
+        self._texts: list[str] = []
+        self._logprobs: list[ContentLogprob] = []
+        self._calls: list[tuple[str, list[str]]] = []
+        self._token_ids: list[int] = []
+        self._prompt_logprobs: list[TokenLogprob | None] = []
+        self._aborted = False
+        self.ended = False
+        self.end_reason: EndReason | None = None
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.cached_tokens = 0
+        self.queue_seconds: float | None = None
+
+    @property
+    def submitted(self) -> bool:
+        """Whether the engine has it."""
+        return self._stream is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has come to its own end."""
+        return self.end_reason is not None
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._texts)
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls so far."""
+        return [ToolCall(name, "".join(arguments)) for name, arguments in self._calls]
+
+    @property
+    def answer(self) -> Answer:
+        """The whole of it; valid when it is ``finished``."""
+        assert self.end_reason is not None
+        return Answer(
+            self.text,
+            self.end_reason,
+            self.tool_calls,
+            self._logprobs,
+            self._token_ids,
+            self._prompt_logprobs,
+        )
+
+    async def submit(self, engine: Engine) -> None:
+        """Hand it to the engine. Raises EngineError."""
+        self._stream = await engine.submit(self._request)
+
+    async def next(self) -> Piece:
+        """What the engine's next Delta adds. Raises GatewayError, and has ended then."""
+        delta = await self._next_delta()
+        piece = self._reader.read(delta)
+        piece.token_ids, piece.prompt_logprobs = delta.token_ids, delta.prompt_logprobs
+        self._keep(piece)
+        if delta.finish_reason in ("stop", "length"):
+            self.end_reason = self._reader.end_reason(delta.finish_reason)
+        elif piece.ended and delta.finish_reason is None:
+            await self._end_in_engine()
+        return piece
+
+    async def _next_delta(self) -> Delta:
+        assert self._stream is not None
+        try:
+            delta = await self._stream.next()
+        except EngineError as error:
+            self.ended = True
+            raise from_engine(error) from error
+        self.completion_tokens += len(delta.token_ids)
+        if delta.queue_seconds is not None:
+            self.queue_seconds = delta.queue_seconds
+        if delta.finish_reason is not None:
+            self.ended = True
+            self.prompt_tokens, self.cached_tokens = delta.prompt_tokens, delta.cached_tokens
+        return delta
+
+    def _keep(self, piece: Piece) -> None:
+        if piece.text:
+            self._texts.append(piece.text)
+        if piece.logprobs:
+            self._logprobs += piece.logprobs
+        if piece.prompt_logprobs:
+            self._prompt_logprobs += piece.prompt_logprobs
+        self._token_ids += piece.token_ids
+        for call in piece.tool_calls:
+            if call.name is not None:
+                self._calls.append((call.name, []))
+            self._calls[call.index][1].append(call.arguments)
+
+    async def _end_in_engine(self) -> None:
+        """The reader has read enough: end the request, and count what was generated beyond it."""
+        if not self._aborted:
+            self.end_reason = self._reader.end_reason("stop")
+        await self._abort_in_engine()
+        while not self.ended:
+            await self._next_delta()
+
+    async def abort(self) -> None:
+        """End it in the engine; ``next`` still gives what was generated so far."""
+        if not self.ended and not self._aborted:
+            self._aborted = True
+            await self._abort_in_engine()
+
+    async def _abort_in_engine(self) -> None:
+        # An engine that can't be told any more fails the request by itself.
+        with contextlib.suppress(EngineError):
+            if self._stream is not None:
+                await self._stream.abort()
