@@ -1,8 +1,8 @@
 """The gateway's parts from their start to their end.
 
-Order of the start: database, schema, demo model, engine, self-check. Order of the end: requests
-drained, rows flushed, engine, database; then no process of ours is left. A start that fails or is
-interrupted ends what it had started.
+Order of the start: prompt templates, database, schema, demo model, engine, self-check. Order of the
+end: requests drained, rows flushed, engine, database; then no process of ours is left. A start that
+fails or is interrupted ends what it had started.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import Any, cast
 from fastapi import Request
 
 from adapters.chat_format import ChatFormat, Conversation
+from adapters.prompt_templates import PromptTemplates
 from engine import chatglm3_model, demo_model
 from engine.base import ChatMessage, Engine, EngineDead, EngineError, GenerationRequest, Sampling
 from gateway import metrics
 from gateway.generation import Generations
 from gateway.processes import adopt_orphans, end_descendants
 from gateway.progress import Step
+from gateway.prompt_templates import read_templates
 from gateway.settings import DEMO, Settings
 from persistence.database import Database, DatabaseUnavailable
 from persistence.recorder import Recorder
@@ -53,6 +55,7 @@ class Lifecycle:
         self.recorder = Recorder(self.database)
         self._engine: Engine | None = None
         self._chat_format: ChatFormat | None = None
+        self._prompt_templates: PromptTemplates | None = None
         self._generations: Generations | None = None
         self._interrupted = asyncio.Event()
 
@@ -69,6 +72,12 @@ class Lifecycle:
         return self._chat_format
 
     @property
+    def prompt_templates(self) -> PromptTemplates:
+        """What a request may name as its template; valid after ``start``."""
+        assert self._prompt_templates is not None
+        return self._prompt_templates
+
+    @property
     def generations(self) -> Generations:
         """The path of every request; valid after ``start``."""
         assert self._generations is not None
@@ -78,6 +87,7 @@ class Lifecycle:
         """Raises StartFailed or StartInterrupted; call ``stop`` all the same."""
         settings = self.settings
         try:
+            self._prompt_templates = await asyncio.to_thread(read_templates, settings.prompt_templates)
             await self._start_database()
             adopt_orphans()
             model = await self._model_folder()

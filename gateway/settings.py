@@ -31,6 +31,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from typing_extensions import TypedDict
 
+from gateway.prompt_templates import read_templates
+
 PREFIX = "GATEWAY_"
 DEMO = "demo"
 
@@ -109,6 +111,11 @@ class Settings(BaseSettings):
         description='What is taken where a client gives none, as {"temperature": 0.8, "top_p": 0.8}; '
         "default: the model's own.",
     )
+    prompt_templates: Path | None = Field(
+        None,
+        description="YAML file of prompt templates, type -> name -> template, which replaces those that come "
+        "along entry by entry; default: those that come along.",
+    )
     database_url: str | None = Field(
         None,
         validation_alias=_also("database_url", "DATABASE_URL"),
@@ -157,6 +164,15 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("prompt_templates")
+    @classmethod
+    def _usable(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        path = value.expanduser().absolute()
+        read_templates(path)
+        return path
 
     @model_validator(mode="after")
     def _model_folder(self) -> Settings:

@@ -12,7 +12,7 @@ import pytest
 from adapters.code_points import CodePointFormat
 from engine.base import EngineError, GenerationRequest
 from engine.simulated import SimulatedEngine, SimulatedStream
-from gateway.lifecycle import Lifecycle, StartInterrupted, self_check
+from gateway.lifecycle import Lifecycle, StartFailed, StartInterrupted, self_check
 from gateway.settings import load
 
 
@@ -45,6 +45,19 @@ def database_of(folder: Path) -> psutil.Process:
     return psutil.Process(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]))
 
 
+async def test_prompt_templates_that_have_gone_since_the_settings_were_read_end_the_start(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("llm_chat: {}")
+    lifecycle = Lifecycle(load({"engine": "simulated", "data_dir": tmp_path, "prompt_templates": path}))
+    path.unlink()
+    with pytest.raises(StartFailed, match=r"own\.yaml: there is no such file"):
+        await lifecycle.start()
+    await lifecycle.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_an_interrupt_between_two_steps_of_the_start_is_not_lost(
     simulated: tuple[Lifecycle, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +80,7 @@ async def test_a_part_that_fails_to_end_leaves_no_other_running(
 ) -> None:
     lifecycle, folder = simulated
     await lifecycle.start()
+    assert lifecycle.prompt_templates.names("llm_chat")[0] == "default"
     database = database_of(folder)
 
     async def failing() -> None:

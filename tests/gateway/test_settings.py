@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.prompt_templates import read_templates
 from gateway.settings import Described, InvalidSetting, Settings, describe, load, mask_password
 
 PLAIN = [
@@ -209,6 +211,68 @@ def test_the_data_directory_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
     environment(monkeypatch, HOME=str(tmp_path))
     assert load({"data_dir": "~/data"}).data_dir == tmp_path / "data"
     assert load({"data_dir": "data"}).data_dir == Path.cwd() / "data"
+
+
+OWN = "llm_chat: {terse: 'Briefly: {input}'}"
+
+
+def test_prompt_templates_are_those_that_come_along_and_an_operators(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN, encoding="utf-8-sig")
+    chosen = load({"prompt_templates": str(path)})
+    assert chosen.prompt_templates == path
+    assert read_templates(path).names("llm_chat") == ["default", "py", "with_history", "terse"]
+    assert load().prompt_templates is None
+    assert "terse" not in read_templates(None).names("llm_chat")
+
+
+def test_prompt_templates_from_the_environment_a_relative_path_or_a_link(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "own.yaml").write_text(OWN)
+    (tmp_path / "link.yaml").symlink_to("own.yaml")
+    environment(monkeypatch, GATEWAY_PROMPT_TEMPLATES="link.yaml")
+    assert load().prompt_templates == tmp_path / "link.yaml"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"llm_chat: {default: '{question}'}", "llm_chat/default: unknown variable {question}"),
+        (b'completion: {"two\\nlines": "{% x %}"}', "completion/two lines: holds {%"),
+        (b"llm_chat: {", "not valid YAML: line 1"),
+        (b"\xff\xfea", "is not UTF-8"),
+        (b"#" * (1024 * 1024 + 1), "is larger than 1048576 bytes"),
+    ],
+)
+def test_prompt_templates_that_can_not_be_used_are_named_with_their_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes, named: str
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_bytes(content)
+    assert invalid(prompt_templates=path).startswith(f"prompt_templates (command line): {path}: {named}")
+    environment(monkeypatch, GATEWAY_PROMPT_TEMPLATES=str(path))
+    assert invalid().startswith("prompt_templates (environment GATEWAY_PROMPT_TEMPLATES): ")
+
+
+def test_prompt_templates_of_the_largest_size_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_bytes(OWN.encode() + b"\n".ljust(1024 * 1024 - len(OWN), b"#"))
+    assert load({"prompt_templates": path}).prompt_templates == path
+
+
+@pytest.mark.parametrize("name", ["absent", "a folder", "a pipe", "absent/below", "two\nlines", "nul\0"])
+def test_prompt_templates_that_are_no_file_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a folder").mkdir()
+    os.mkfifo(tmp_path / "a pipe")
+    message = invalid(prompt_templates=str(tmp_path / name))
+    assert message.startswith("prompt_templates (command line): ")
+    assert message.endswith("there is no such file")
+
+
+def test_prompt_templates_that_can_not_be_read_are_refused(tmp_path: Path) -> None:
+    message = invalid(prompt_templates=str(tmp_path / ("x" * 300)))
+    assert message.endswith("can't be read: File name too long")
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "debug", "Debug"])
