@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
-from adapters.chat_format import ChatFormat, Conversation, Prompt, TextRules, UnrenderablePrompt
-from adapters.openai.requests import Body
+from adapters.chat_format import ChatFormat, Conversation, Prompt, UnrenderablePrompt
+from adapters.chatchat.parameters import completion_prompt as completion_text
+from adapters.chatchat.parameters import instructions, with_history, with_template
+from adapters.openai.requests import Body, ChatCompletionRequest, CompletionRequest
+from adapters.prompt_templates import DEFAULT, PromptTemplates, TemplateRefused
 from engine.base import ModelCard
 from gateway.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 
@@ -28,26 +34,80 @@ async def rendered(render: Callable[[], Prompt], *, heavy: bool, param: str) -> 
         raise InvalidRequest(str(error), error.param or param) from error
 
 
-async def chat_prompt(chat_format: ChatFormat, conversation: Conversation) -> Prompt:
-    """The prompt that asks for the next turn. Raises InvalidRequest."""
-    characters = sum(len(message.content) for message in conversation.messages)
-    heavy = characters > THREAD_CHARACTERS or bool(conversation.tools)
-    return await rendered(lambda: chat_format.render(conversation), heavy=heavy, param="messages")
+def conversation_of(body: ChatCompletionRequest, templates: PromptTemplates) -> Conversation:
+    """What is asked of the model, with the history that came along and the last question in its template.
+
+    Raises InvalidRequest.
+    """
+    no_stored_turns(body)
+    conversation = body.conversation
+    with refused_by_template():
+        messages = with_history(conversation.messages, body.past)
+        return replace(conversation, messages=with_template(messages, templates, body.template_name))
+
+
+async def chat_prompt(chat_format: ChatFormat, body: ChatCompletionRequest, asked: Conversation) -> Prompt:
+    """The prompt that asks for the next turn of ``body``'s conversation. Raises InvalidRequest."""
+    characters = sum(len(message.content) for message in asked.messages)
+    heavy = characters > THREAD_CHARACTERS or bool(asked.tools)
+    try:
+        return await rendered(lambda: chat_format.render(asked), heavy=heavy, param="messages")
+    except InvalidRequest as error:
+        error.param = as_sent(error.param, instructions(body.conversation.messages), len(body.past))
+        raise
+
+
+def as_sent(param: str | None, start: int, count: int) -> str | None:
+    """A message's place as the client knows it: ``count`` items of a history stand from ``start`` on."""
+    if count == 0 or param is None or (match := re.fullmatch(r"messages\.(\d+)(.*)", param)) is None:
+        return param
+    place, rest = int(match[1]), match[2]
+    if place < start:
+        return param
+    return f"history.{place - start}{rest}" if place < start + count else f"messages.{place - count}{rest}"
 
 
 async def completion_prompt(
-    chat_format: ChatFormat, given: str | list[int], rules: TextRules, *, special_tokens: bool = True
+    chat_format: ChatFormat,
+    body: CompletionRequest,
+    templates: PromptTemplates,
+    given: str | list[int],
 ) -> tuple[Prompt, str]:
     """The prompt that asks for a continuation of a text or of ids, and its text. Raises InvalidRequest."""
-    text = given if isinstance(given, str) else await decoded(chat_format, given)
+    no_stored_turns(body)
+    if isinstance(given, str):
+        with refused_by_template():
+            text = completion_text(given, templates, body.template_name, body.history_text)
+        prompt: str | Sequence[int] = text
+        if body.add_special_tokens is False:
+            prompt = chat_format.plain_ids(text)
+    elif body.past or body.template_name != DEFAULT:
+        raise InvalidRequest("A prompt of token ids takes no history and no prompt template.", "prompt")
+    else:
+        prompt, text = given, await decoded(chat_format, given)
+    heavy = isinstance(prompt, str) and len(prompt) > THREAD_CHARACTERS
+    return await rendered(lambda: chat_format.encode(prompt, body.rules), heavy=heavy, param="prompt"), text
 
-    def render() -> Prompt:
-        if isinstance(given, str) and not special_tokens:
-            return chat_format.encode(chat_format.plain_ids(given), rules)
-        return chat_format.encode(given, rules)
 
-    heavy = isinstance(given, str) and len(given) > THREAD_CHARACTERS
-    return await rendered(render, heavy=heavy, param="prompt"), text
+def no_stored_turns(body: Body) -> None:
+    """Raises InvalidRequest for a history that is to be read from the rows."""
+    if body.stored_turns:
+        param = "history" if isinstance(body.history, int) else "history_len"
+        raise InvalidRequest(
+            f"'{param}' asks for stored turns of the conversation, which can't be read yet: send them as a "
+            "list in 'history'.",
+            param,
+            "unsupported_parameter",
+        )
+
+
+@contextlib.contextmanager
+def refused_by_template() -> Iterator[None]:
+    """A template that does not fit is the request's fault."""
+    try:
+        yield
+    except TemplateRefused as error:
+        raise InvalidRequest(str(error), "prompt_name", "invalid_value") from error
 
 
 async def decoded(chat_format: ChatFormat, token_ids: Sequence[int]) -> str:

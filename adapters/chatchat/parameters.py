@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator
 
+from adapters.field_origin import chatchat
 from adapters.prompt_templates import (
     COMPLETION,
     DEFAULT,
@@ -93,27 +94,23 @@ class ChatchatFields(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    history: History | None = Field(
-        None,
-        description="Chatchat's: what was said before, as a list of up to 1000 {role, content} or "
+    history: History | None = chatchat(
+        "What was said before, as a list of up to 1000 {role, content} or "
         "[role, content], with the roles system, user (or human) and assistant (or ai). It stands after the "
         "leading system messages; in a completion it is put into the prompt by its template. An integer "
         "above 0 means history_len. Default: none.",
     )
-    history_len: Turns | None = Field(
-        None,
-        description="Chatchat's: how many of the last stored turns (a question and its answer) of "
+    history_len: Turns | None = chatchat(
+        "How many of the last stored turns (a question and its answer) of "
         "conversation_id come before; 0 and below: none. Not used with a list as history. Default: -1.",
     )
-    conversation_id: str | None = Field(
-        None,
+    conversation_id: str | None = chatchat(
+        "The conversation that this request belongs to, up to 255 characters; an empty one is none. "
+        "Default: none.",
         max_length=MOST_ID_CHARACTERS,
-        description="Chatchat's: the conversation that this request belongs to, up to 255 characters; an "
-        "empty one is none. Default: none.",
     )
-    prompt_name: str | None = Field(
-        None,
-        description="Chatchat's: the prompt template that the last user message (of the type llm_chat), or "
+    prompt_name: str | None = chatchat(
+        "The prompt template that the last user message (of the type llm_chat), or "
         "the prompt (completion), is put into. Default: 'default'.",
     )
 

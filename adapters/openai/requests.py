@@ -22,9 +22,11 @@ from pydantic import (
 )
 
 from adapters.chat_format import Conversation
+from adapters.chatchat.parameters import ChatchatFields
+from adapters.field_origin import openai, vllm
 from adapters.openai.answers import Wanted
-from adapters.openai.fields import REFUSED, Refusal, openai, vllm
 from adapters.openai.messages import Message
+from adapters.openai.refused import REFUSED, Refusal
 from adapters.openai.sampling import MOST_LOGPROBS, SamplingFields, TokenId
 from adapters.openai.tools import (
     MOST_TOOLS,
@@ -57,8 +59,8 @@ SAMPLING_FIELDS = set(SamplingFields.model_fields) | {
 }
 TOOL_FIELDS = {"tool_choice", "parallel_tool_calls", "function_call"}
 
-# Who asked, and what for, as the client says it.
-LABEL_FIELDS = {"user", "safety_identifier", "metadata"}
+# Who asked, what for, and after what, as the client says it.
+LABEL_FIELDS = {"user", "safety_identifier", "metadata", "history", "prompt_name"}
 
 Label = Annotated[str, StringConstraints(max_length=512)]
 
@@ -74,8 +76,10 @@ class StreamOptions(BaseModel):
     )
 
 
-class Body(SamplingFields):
+class Body(SamplingFields, ChatchatFields):
     """What both bodies share."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
     model: str | None = openai("The served model; left out: the one that is served.")
     stream: bool | None = openai("Answer as server-sent events. Default: false.")
@@ -130,7 +134,7 @@ class Body(SamplingFields):
         return self.model_dump(include=SAMPLING_FIELDS, exclude_none=True, by_alias=True)
 
     def label_fields(self) -> dict[str, Any]:
-        """Who asked, and what for, for the row."""
+        """Who asked, what for, and after what, for the row."""
         return self.model_dump(include=LABEL_FIELDS, exclude_none=True)
 
     def refused_field(self) -> tuple[str, Refusal] | None:

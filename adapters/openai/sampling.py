@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from adapters.chat_format import Prompt, TextRules
-from adapters.openai.fields import openai, vllm
+from adapters.field_origin import openai, vllm
 from adapters.openai.tools import StructuredOutputs
 from engine.base import ModelCard, Sampling, StructuredOutput
 

@@ -6,7 +6,7 @@ that /v1/chat/completions takes, and gives the ids that it would be answered fro
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag
 
@@ -31,9 +31,6 @@ class TokenizePrompt(BaseModel):
 class TokenizeChat(ChatCompletionRequest):
     """A conversation."""
 
-    add_generation_prompt: Literal[True] = True
-    continue_final_message: Literal[False] = False
-    add_special_tokens: Literal[False] = False
     return_token_strs: bool | None = Field(
         None, description="Also tell how the vocabulary writes each token."
     )

@@ -19,7 +19,14 @@ from engine.base import ChatMessage, GenerationRequest, ModelCard, Usage
 from gateway.deadline import deadline_seconds
 from gateway.generation import Generation, Query
 from gateway.lifecycle import Lifecycle, lifecycle_of
-from gateway.prompting import chat_prompt, check, check_model, completion_prompt, token_budget
+from gateway.prompting import (
+    chat_prompt,
+    check,
+    check_model,
+    completion_prompt,
+    conversation_of,
+    token_budget,
+)
 from gateway.routes.body import read
 from gateway.sse import EventStream, timing_headers
 from persistence.recorder import MessageRow
@@ -74,15 +81,15 @@ async def chat_completions(request: Request) -> Response:
     lifecycle = lifecycle_of(request)
     body = await read(request, ChatCompletionRequest, lifecycle.settings.max_body_bytes)
     check(body, lifecycle.engine.card)
-    conversation = body.conversation
-    messages = conversation.messages
-    last_query = next((message.content for message in reversed(messages) if message.role == "user"), "")
+    conversation = conversation_of(body, lifecycle.prompt_templates)
+    last_query = next((message.text for message in reversed(body.messages) if message.role == "user"), "")
     row = new_row(request, lifecycle, body, last_query, "llm_chat")
-    if len(messages) > 1 or messages[0].role != "user":
+    if len(body.messages) > 1 or body.messages[0].role != "user":
         row.meta_data["messages"] = [message.stored_fields() for message in body.messages]
     row.meta_data |= body.tool_fields()
-    prompt = await chat_prompt(lifecycle.chat_format, conversation)
-    return await answered(request, lifecycle, body, [Asked(prompt, messages, body.echoed, row)], CHAT)
+    prompt = await chat_prompt(lifecycle.chat_format, body, conversation)
+    asked = Asked(prompt, conversation.messages, body.echoed, row)
+    return await answered(request, lifecycle, body, [asked], CHAT)
 
 
 @router.post("/completions", summary="Completion")
@@ -91,21 +98,17 @@ async def completions(request: Request) -> Response:
     lifecycle = lifecycle_of(request)
     body = await read(request, CompletionRequest, lifecycle.settings.max_body_bytes)
     check(body, lifecycle.engine.card)
-    special_tokens = body.add_special_tokens is not False
-    asked = []
-    for given in body.prompts:
-        prompt, text = await completion_prompt(
-            lifecycle.chat_format, given, body.rules, special_tokens=special_tokens
-        )
-        row = new_row(request, lifecycle, body, text, "completion")
+    asked: list[Asked] = []
+    for place, given in enumerate(body.prompts):
+        prompt, text = await completion_prompt(lifecycle.chat_format, body, lifecycle.prompt_templates, given)
+        row = new_row(request, lifecycle, body, given if isinstance(given, str) else text, "completion")
         if not isinstance(given, str):
             row.meta_data["prompt_token_ids"] = given
+        if len(body.prompts) > 1:
+            row.meta_data["answer"] = {"id": (asked[0].row if asked else row).id.hex, "prompt": place}
         if body.only_prompt:
             prompt = replace(prompt, new_reader=SilentReader)
         asked.append(Asked(prompt, (ChatMessage("user", text),), text if body.echo else "", row))
-    if len(asked) > 1:
-        for place, one in enumerate(asked):
-            one.row.meta_data["answer"] = {"id": asked[0].row.id.hex, "prompt": place}
     return await answered(request, lifecycle, body, asked, COMPLETION)
 
 
@@ -117,6 +120,7 @@ def new_row(request: Request, lifecycle: Lifecycle, body: Body, query: str, chat
         request_id=request.state.request_id,
         query=query,
         chat_type=chat_type,
+        conversation_id=body.conversation_id,
         meta_data={"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields(),
     )
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 
 from adapters.openai.tokens import DetokenizeRequest, TokenizeChat, TokenizePrompt, TokenizeRequest
 from gateway.lifecycle import Lifecycle, lifecycle_of
-from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, rendered
+from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, conversation_of, rendered
 from gateway.routes.body import read
 
 router = APIRouter(tags=["Tokens"])
@@ -22,7 +22,8 @@ async def tokenize(request: Request) -> dict[str, Any]:
     asked = (await read(request, TokenizeRequest, lifecycle.settings.max_body_bytes)).root
     check_model(asked.model, lifecycle.engine.card)
     if isinstance(asked, TokenizeChat):
-        ids = (await chat_prompt(lifecycle.chat_format, asked.conversation)).token_ids
+        conversation = conversation_of(asked, lifecycle.prompt_templates)
+        ids = (await chat_prompt(lifecycle.chat_format, asked, conversation)).token_ids
     else:
         ids = await prompt_ids(lifecycle, asked)
     return {

@@ -1,9 +1,10 @@
-"""Several choices, several prompts, and what both routes tell beside the text: exact on the simulated engine."""
+"""Several choices and prompts, and what is told beside the text: exact on the simulated engine."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
@@ -52,10 +53,7 @@ def joined(client: httpx.Client, url: str, body: dict[str, Any]) -> dict[str, An
             check(kind, chunk, also=EXTENSIONS)
     assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
     usages = [chunk["usage"] for chunk in chunks]
-    assert all(
-        one["completion_tokens"] <= two["completion_tokens"]
-        for one, two in zip(usages, usages[1:], strict=False)
-    )
+    assert all(one["completion_tokens"] <= two["completion_tokens"] for one, two in pairwise(usages))
     choices: dict[int, dict[str, Any]] = defaultdict(lambda: {"text": "", "ids": [], "logprobs": []})
     for chunk in chunks[:-1]:
         (choice,) = chunk["choices"]
@@ -244,9 +242,7 @@ def test_what_can_not_be_honoured_is_a_400_before_any_byte(
 ) -> None:
     body = {"messages": [{"role": "user", "content": "hi"}]} if url == CHAT else {}
     request_id = f"refused-{uuid4().hex}"
-    answer = client.post(
-        url, json=body | {"stream": stream} | fields, headers={"x-request-id": request_id}
-    )
+    answer = client.post(url, json=body | {"stream": stream} | fields, headers={"x-request-id": request_id})
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert error["param"] == param, error

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from adapters.chat_format import Conversation, Prompt, UnrenderablePrompt
 from adapters.code_points import CodePointFormat, new_reader
+from adapters.openai.requests import ChatCompletionRequest
 from engine.base import ChatMessage, ModelCard, Tool
 from gateway.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
-from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, rendered, token_budget
+from gateway.prompting import THREAD_CHARACTERS, as_sent, chat_prompt, check_model, rendered, token_budget
 
 CARD = ModelCard("m", "simulated", max_model_len=100, chat_format="code_points")
 
@@ -64,8 +65,9 @@ TOOL = Tool("f", {"name": "f"})
 async def test_what_takes_long_is_rendered_off_the_event_loop(
     characters: int, tools: tuple[Tool, ...], same: bool
 ) -> None:
+    body = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": "x"}]})
     conversation = Conversation([ChatMessage("user", "x" * characters)], tools)
-    prompt = await chat_prompt(ThreadFormat(), conversation)
+    prompt = await chat_prompt(ThreadFormat(), body, conversation)
     assert (prompt.token_ids == [threading.get_ident()]) == same
 
 
@@ -80,3 +82,21 @@ async def test_a_prompt_that_has_no_place_is_the_clients_fault(
     with pytest.raises(InvalidRequest, match="roles must alternate") as refused:
         await rendered(refuse, heavy=heavy, param="messages")
     assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("param", "expected"),
+    [
+        ("messages.0.content", "messages.0.content"),
+        ("messages.1", "history.0"),
+        ("messages.2.content", "history.1.content"),
+        ("messages.3.tool_calls", "messages.1.tool_calls"),
+        ("tools", "tools"),
+        (None, None),
+    ],
+)
+def test_a_message_is_named_by_its_place_in_what_the_client_sent(
+    param: str | None, expected: str | None
+) -> None:
+    assert as_sent(param, 1, 2) == expected
+    assert as_sent(param, 1, 0) == param

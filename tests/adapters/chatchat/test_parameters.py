@@ -299,7 +299,7 @@ def test_an_unknown_template_is_refused_with_the_names(history_text: str) -> Non
 
 def test_every_field_says_whose_it_is_and_its_default() -> None:
     for field in ChatchatFields.model_fields.values():
-        assert (field.description or "").startswith("Chatchat's: ")
+        assert (field.description or "").endswith("(Chatchat)")
         assert "Default: " in (field.description or "")
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from adapters.chat_format import Prompt
 from adapters.code_points import new_reader
-from adapters.openai.fields import REFUSED
+from adapters.openai.refused import REFUSED
 from adapters.openai.requests import Body, ChatCompletionRequest, CompletionRequest
 from engine.base import Sampling
 from tests.strategies import json_values, texts

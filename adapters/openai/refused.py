@@ -1,29 +1,10 @@
-"""How the fields of a body are described, and what is said of fields that are not honoured.
-
-Every field says whose it is: OpenAI's published specification, vLLM's server (0.32), or Langchain-Chatchat.
-"""
+"""Fields that are not honoured, and what is said of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
-
-from pydantic import Field
-
-Origin = Literal["OpenAI", "vLLM", "Chatchat"]
-
-
-def _described(origin: Origin, description: str, **constraints: Any) -> Any:
-    return Field(
-        None, description=f"{description} ({origin})", json_schema_extra={"x-origin": origin}, **constraints
-    )
-
-
-openai = partial(_described, "OpenAI")
-vllm = partial(_described, "vLLM")
-chatchat = partial(_described, "Chatchat")
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)

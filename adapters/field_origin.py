@@ -1,0 +1,25 @@
+"""How the fields of a body are described: each says whose it is.
+
+That is OpenAI's published specification, vLLM's server (0.32), or Langchain-Chatchat.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import Field
+
+Origin = Literal["OpenAI", "vLLM", "Chatchat"]
+
+
+def _described(origin: Origin, description: str, **constraints: Any) -> Any:
+    """A field that may be left out; null is as good."""
+    return Field(
+        None, description=f"{description} ({origin})", json_schema_extra={"x-origin": origin}, **constraints
+    )
+
+
+openai = partial(_described, "OpenAI")
+vllm = partial(_described, "vLLM")
+chatchat = partial(_described, "Chatchat")
