@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from gateway import openapi
+from gateway import cors, openapi
 from gateway.errors import GatewayError, from_status, from_validation, response_to
 from gateway.lifecycle import Lifecycle
 from gateway.request_context import RequestContext
@@ -51,6 +51,7 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
     app.state.lifecycle = lifecycle
     chosen = lifecycle.settings if lifecycle else settings or load()
     app.add_middleware(RequestContext, access_log=chosen.access_log)
+    cors.allow_origins(app, chosen)
     app.include_router(openai.router)
     app.include_router(tokens.router)
     app.include_router(operations.router)

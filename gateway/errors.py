@@ -2,46 +2,70 @@
 
 ::
 
-    GatewayError
+    GatewayError                     500  server_error
      |- InvalidRequest               400  invalid_request_error
      |   |- ContextLengthExceeded    400  code context_length_exceeded
+     |   |- InvalidApiKey            401  code invalid_api_key; carries WWW-Authenticate
+     |   |- PermissionDenied         403  code permission_denied
      |   |- ModelNotFound            404  code model_not_found
-     |   '- BodyTooLarge             413  code body_too_large
+     |   |- UnknownUrl               404  code unknown_url
+     |   |- MethodNotAllowed         405  code method_not_allowed
+     |   |- BodyTimeout              408  code request_timeout; closes the connection
+     |   |- Conflict                 409  code conflict
+     |   |- BodyTooLarge             413  code body_too_large; closes the connection
+     |   |- UnsupportedMediaType     415  code unsupported_media_type; closes the connection
+     |   '- UnsupportedEncoding      415  code unsupported_encoding; closes the connection
+     |- RateLimitExceeded            429  rate_limit_error, code rate_limit_exceeded; carries Retry-After
+     |- InsufficientQuota            429  insufficient_quota; not to be retried
      |- GenerationError              500  server_error
-     '- Unavailable                  503  code overloaded or what is away; carries Retry-After
+     |- Unavailable                  503  code overloaded or what is away; carries Retry-After
+     '- DeadlineExceeded             504  code timeout; not to be retried
+
+A type that is not told is that of the class above. Further codes of InvalidRequest: invalid_value,
+missing_required_parameter, unknown_parameter, unsupported_parameter; of Unavailable: shutting_down,
+engine_unavailable, database_unavailable. Clients decide by the status; OpenAI's SDKs retry 408, 409, 429
+and from 500 on, wait as long as ``retry-after-ms`` or ``retry-after`` say, and obey ``x-should-retry``.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from engine.base import EngineDead, EngineError, EngineOverloaded, RequestRefused
+from gateway.last_answer import LastAnswer
+from gateway.validation import explained
 
 RETRY_AFTER_SECONDS = 5
+
+NO_RETRY = {"x-should-retry": "false"}
 
 
 class GatewayError(Exception):
     """A failure that a client is told about.
 
     ``message`` is for people; ``code`` and ``param`` for programs: what went wrong, and the field of
-    the request that is at fault.
+    the request that is at fault. ``closes`` where the request's body may be left unread.
     """
 
     status = 500
     type = "server_error"
     code: str | None = None
+    closes = False
+    fixed_headers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code or type(self).code
-        self.headers: dict[str, str] = {}
+        self.headers: dict[str, str] = dict(self.fixed_headers)
 
 
 class InvalidRequest(GatewayError):
@@ -57,6 +81,21 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class InvalidApiKey(InvalidRequest):
+    """The request carries no key, or none that is known."""
+
+    status = 401
+    code = "invalid_api_key"
+    fixed_headers: ClassVar = {"www-authenticate": "Bearer"}
+
+
+class PermissionDenied(InvalidRequest):
+    """The key is known and may not do this."""
+
+    status = 403
+    code = "permission_denied"
+
+
 class ModelNotFound(InvalidRequest):
     """The request names a model that is not served."""
 
@@ -64,11 +103,81 @@ class ModelNotFound(InvalidRequest):
     code = "model_not_found"
 
 
+class UnknownUrl(InvalidRequest):
+    """Nothing is served under this path."""
+
+    status = 404
+    code = "unknown_url"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path is served, the method is not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTimeout(InvalidRequest):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+    closes = True
+
+
+class Conflict(InvalidRequest):
+    """The request contradicts what another one has made so."""
+
+    status = 409
+    code = "conflict"
+
+
 class BodyTooLarge(InvalidRequest):
     """The body is larger than the setting allows."""
 
     status = 413
     code = "body_too_large"
+    closes = True
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is not declared as JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+    closes = True
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """The body is compressed in a way that is not understood."""
+
+    status = 415
+    code = "unsupported_encoding"
+    closes = True
+    fixed_headers: ClassVar = {"accept-encoding": "gzip, identity"}
+
+
+class RateLimitExceeded(GatewayError):
+    """The caller's own limit is reached; it is free again after ``retry_after_seconds``."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, retry_after_seconds: float, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, param, code)
+        self.headers |= retry_headers(retry_after_seconds)
+
+
+class InsufficientQuota(GatewayError):
+    """The caller's budget is used up: waiting does not help."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    fixed_headers: ClassVar = NO_RETRY
 
 
 class GenerationError(GatewayError):
@@ -81,16 +190,31 @@ class Unavailable(GatewayError):
     status = 503
     code = "overloaded"
 
-    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_seconds: float = RETRY_AFTER_SECONDS,
+    ) -> None:
         super().__init__(message, param, code)
-        self.headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+        self.headers |= retry_headers(retry_after_seconds)
 
 
 class DeadlineExceeded(GatewayError):
-    """The request took longer than it may."""
+    """The request took longer than it may; an SDK would start the same long generation again."""
 
     status = 504
     code = "timeout"
+    fixed_headers: ClassVar = NO_RETRY
+
+
+def retry_headers(seconds: float) -> dict[str, str]:
+    """When to come again, in whole seconds for all clients and in milliseconds for OpenAI's SDKs."""
+    return {
+        "retry-after": str(max(1, math.ceil(seconds))),
+        "retry-after-ms": str(max(1, math.ceil(seconds * 1000))),
+    }
 
 
 def from_engine(error: EngineError) -> GatewayError:
@@ -106,29 +230,12 @@ def from_engine(error: EngineError) -> GatewayError:
             return GenerationError("The engine failed on this request.")
 
 
-def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidRequest:
-    """pydantic's errors as one sentence that names the first field at fault."""
-    param = _param(errors[0])
-    # Of a union's members, the one that has the right type and says what else is wrong.
-    first = next(
-        (error for error in errors if _param(error) == param and not error["type"].endswith("_type")),
-        errors[0],
-    )
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "json_invalid":
-        return InvalidRequest(f"The body is not valid JSON: {message.removeprefix('Invalid JSON: ')}.")
-    if param is None and first["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return InvalidRequest("The body must be a JSON object.")
-    if first["type"] == "missing":
-        return InvalidRequest(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
-    return InvalidRequest(f"Invalid value for '{param}': {message}.", param, "invalid_value")
-
-
-def _param(error: Mapping[str, Any]) -> str | None:
-    """The field as a client knows it: without the members of unions, as ``str`` or ``list[...]``."""
-    types = ("str", "list", "int", "float", "bool", "none")
-    fields = (str(part) for part in error["loc"] if part not in types)
-    return ".".join(part for part in fields if part.replace("_", "").isalnum()) or None
+def from_validation(
+    errors: Sequence[Mapping[str, Any]], model: type[BaseModel] | None = None
+) -> InvalidRequest:
+    """pydantic's errors as one sentence that names the first field at fault; with the ``model`` that was
+    asked for, also a number's whole range."""
+    return InvalidRequest(*explained(errors, model))
 
 
 def body_of(error: GatewayError) -> dict[str, Any]:
@@ -145,7 +252,8 @@ def body_of(error: GatewayError) -> dict[str, Any]:
 
 def response_to(error: GatewayError) -> Response:
     """The answer to a request that failed before its first byte."""
-    return Response(
+    kind = LastAnswer if error.closes else Response
+    return kind(
         json.dumps(body_of(error), ensure_ascii=False).encode(errors="backslashreplace"),
         status_code=error.status,
         media_type="application/json",
@@ -155,10 +263,11 @@ def response_to(error: GatewayError) -> Response:
 
 def from_status(status: int, detail: str, method: str, path: str) -> GatewayError:
     """Starlette's own refusals, which carry a status only."""
-    messages = {404: f"Unknown URL: {method} {path}", 405: f"Not allowed: {method} {path}"}
-    codes = {404: "unknown_url", 405: "method_not_allowed"}
-    error = InvalidRequest(messages.get(status, detail or HTTPStatus(status).phrase), code=codes.get(status))
+    match status:
+        case 404:
+            return UnknownUrl(f"Unknown URL: {method} {path}")
+        case 405:
+            return MethodNotAllowed(f"Not allowed: {method} {path}")
+    error = (InvalidRequest if status < 500 else GatewayError)(detail or HTTPStatus(status).phrase)
     error.status = status
-    if status >= 500:
-        error.type = "server_error"
     return error

@@ -57,9 +57,22 @@ _FAILURES: Described = {
         "description": "The model is not served here.",
         "content": _error("The model 'gpt-4' is not served here; 'demo' is.", "model", "model_not_found"),
     },
+    "408": {
+        "description": "The body did not arrive in time; the connection is closed.",
+        "content": _error("The body did not arrive within 30 seconds.", None, "request_timeout"),
+    },
     "413": {
-        "description": "The body is too large.",
+        "description": "The body is too large, as it comes or unpacked; the connection is closed.",
         "content": _error("The body is larger than 8388608 bytes.", None, "body_too_large"),
+    },
+    "415": {
+        "description": "The body is not JSON in UTF-8, or is compressed otherwise than with gzip "
+        "(unsupported_encoding); the connection is closed.",
+        "content": _error(
+            "The body must be JSON: send the header 'content-type: application/json'.",
+            None,
+            "unsupported_media_type",
+        ),
     },
     "500": {
         "description": "The engine failed on this request.",
@@ -68,6 +81,10 @@ _FAILURES: Described = {
     "503": {
         "description": "Not now: full, or shutting down. Carries Retry-After.",
         "content": _error("The gateway is shutting down.", None, "shutting_down", "server_error"),
+    },
+    "504": {
+        "description": "The answer took longer than a request may, or than its x-request-timeout.",
+        "content": _error("The answer took longer than 600 seconds.", None, "timeout", "server_error"),
     },
 }
 
@@ -196,7 +213,7 @@ _COMPLETION: dict[str, Any] = {
     ),
 }
 
-_REFUSALS: Described = {status: _FAILURES[status] for status in ("400", "404", "413")}
+_REFUSALS: Described = {status: _FAILURES[status] for status in ("400", "404", "408", "413", "415")}
 _TOKENIZE: dict[str, Any] = {
     "requestBody": _body(
         TokenizeRequest,

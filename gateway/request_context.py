@@ -1,4 +1,5 @@
-"""What every request gets, whatever its route: an id, a log line, and an answer when the route fails."""
+"""What every request gets, whatever its route: an id, OpenAI's headers, a log line, and an answer when the
+route fails."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import logging
 import re
 import time
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
@@ -15,6 +16,9 @@ from gateway.errors import GatewayError, response_to
 log = logging.getLogger("gateway.access")
 
 LONGEST_LOGGED = 300
+
+# OpenAI's API has had this one version.
+OPENAI_VERSION = (b"openai-version", b"2020-10-01")
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
@@ -34,9 +38,11 @@ def one_line(text: str) -> str:
 class RequestContext:
     """Pure ASGI middleware.
 
-    Puts ``request_id`` into the request's state and on the answer as ``x-request-id``; logs one line
-    for each request, whose state may carry a ``summary`` for it; turns what a route did not expect
-    into a 500 in OpenAI's shape, or ends the connection where the answer had begun.
+    Puts ``request_id`` into the request's state and on the answer as ``x-request-id``, beside
+    ``openai-version`` and ``openai-processing-ms``, the milliseconds from the request's arrival to the
+    answer's headers; logs one line for each request, whose state may carry a ``summary`` for it; turns
+    what a route did not expect into a 500 in OpenAI's shape, or ends the connection where the answer
+    had begun.
     """
 
     def __init__(self, app: ASGIApp, access_log: bool) -> None:
@@ -53,15 +59,21 @@ class RequestContext:
         state["request_id"] = identity
         status = 0
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = identity
+                milliseconds = int((time.perf_counter() - began) * 1000)
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", identity.encode("ascii")),
+                    (b"openai-processing-ms", b"%d" % milliseconds),
+                    OPENAI_VERSION,
+                ]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive, send_with_headers)
         except Exception:
             path = one_line(scope["path"])
             log.exception("%s %s failed, request %s", scope["method"], path, identity)
@@ -69,7 +81,7 @@ class RequestContext:
                 # The server closes the connection: a cut answer must not look like a whole one.
                 raise
             await response_to(GatewayError("The gateway failed on this request."))(
-                scope, receive, send_with_id
+                scope, receive, send_with_headers
             )
         if self._access_log:
             log.info(

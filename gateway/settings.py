@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ from gateway.prompt_templates import read_templates
 
 PREFIX = "GATEWAY_"
 DEMO = "demo"
+
+# As a browser sends it: a scheme, a host and perhaps a port, in lower case and with nothing behind.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 
 
 @with_config(ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -68,6 +72,13 @@ def _also(name: str, plain: str) -> AliasChoices:
 
 def _json(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
+
+
+def _items(value: object) -> object:
+    """A list as JSON, or separated by commas."""
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return _json(value)
+    return [item for item in map(str.strip, value.split(",")) if item]
 
 
 class Settings(BaseSettings):
@@ -131,8 +142,33 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         8 * 1024 * 1024, ge=1024, description="Largest request body, in bytes; above it the answer is 413."
     )
-    request_timeout_seconds: float = Field(600.0, gt=0, description="x")
-    sse_keep_alive_seconds: float = Field(15.0, ge=0, description="x")
+    body_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a request's body may take to arrive, in seconds; above it the answer is 408.",
+    )
+    request_timeout_seconds: float = Field(
+        600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a request may take, from its arrival to the end of generation, in seconds; a "
+        "client's header x-request-timeout may only shorten it.",
+    )
+    sse_keep_alive_seconds: float = Field(
+        15.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="A stream that waits sends a comment line so often, in seconds; 0: never.",
+    )
+    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_items)] = Field(
+        default_factory=list,
+        description="Origins of web pages that may call the gateway, as https://chat.example.com; JSON or "
+        "separated by commas; * for all; default: none.",
+    )
+    cors_allow_credentials: bool = Field(
+        False, description="Whether those pages may send cookies and HTTP logins; not with *."
+    )
     drain_seconds: float = Field(
         30.0, ge=0, description="How long running requests may go on after SIGTERM, in seconds."
     )
@@ -160,6 +196,14 @@ class Settings(BaseSettings):
             raise ValueError("must be a postgresql:// URL")
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            if origin not in ("*", "null") and _ORIGIN.fullmatch(origin) is None:
+                raise ValueError(f"{origin!r} is not an origin, as https://chat.example.com or *")
+        return value
+
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -173,6 +217,15 @@ class Settings(BaseSettings):
         path = value.expanduser().absolute()
         read_templates(path)
         return path
+
+    @model_validator(mode="after")
+    def _credentials(self) -> Settings:
+        if self.cors_allow_credentials and "*" in self.cors_origins:
+            raise ValueError(
+                "cors_allow_credentials: name the origins; with cors_origins=* every page's "
+                "user would be taken for yours"
+            )
+        return self
 
     @model_validator(mode="after")
     def _model_folder(self) -> Settings:

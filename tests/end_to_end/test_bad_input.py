@@ -12,6 +12,7 @@ import pytest
 from tests.end_to_end.served import Gateway
 
 CHAT = "/v1/chat/completions"
+JSON = {"content-type": "application/json"}
 IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}
 OK = [{"role": "user", "content": "hi"}]
 
@@ -42,6 +43,9 @@ BODIES: list[tuple[Any, int, str | None, str]] = [
     ({"messages": OK, "max_tokens": 1.5}, 400, "max_tokens", "integer"),
     ({"messages": OK, "stop": ""}, 400, "stop", "at least 1 character"),
     ({"messages": OK, "stop": ["a", "b", "c", "d", "e"]}, 400, "stop", "4"),
+    ({"messages": OK, "stop": 5}, 400, "stop", "a valid string, or a valid array"),
+    ({"messages": OK, "stop": ["a", 5]}, 400, "stop.1", "string"),
+    ({"messages": OK, "tool_choice": 7}, 400, "tool_choice", "'none', 'auto' or 'required', or an object"),
     ({"messages": OK, "seed": 2**70}, 400, "seed", "less than"),
     ({"messages": OK, "stream": "yes"}, 400, "stream", "boolean"),
     ({"messages": OK, "stream_options": {"include_usage": True}}, 400, "stream_options", "stream is true"),
@@ -57,7 +61,7 @@ def test_a_bad_body_is_refused_clearly(
     client: httpx.Client, simulated: Gateway, body: Any, status: int, param: str | None, word: str
 ) -> None:
     written = len(simulated.output)
-    answer = client.post(CHAT, content=json.dumps(body))
+    answer = client.post(CHAT, content=json.dumps(body), headers=JSON)
     assert answer.status_code == status
     error = answer.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"}
@@ -79,7 +83,7 @@ def logged(simulated: Gateway, written: int, answer: httpx.Response) -> list[str
 )
 def test_broken_json_is_refused_clearly(client: httpx.Client, simulated: Gateway, body: bytes) -> None:
     written = len(simulated.output)
-    answer = client.post(CHAT, content=body)
+    answer = client.post(CHAT, content=body, headers=JSON)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
     assert len(logged(simulated, written, answer)) == 1
@@ -92,7 +96,7 @@ def test_a_body_of_twenty_megabytes_is_refused(
     body = json.dumps({"messages": [{"role": "user", "content": "x" * 20_000_000}]}).encode()
     pieces = (body[start : start + 65536] for start in range(0, len(body), 65536))
     written = len(simulated.output)
-    answer = client.post(CHAT, content=body if declared else pieces)
+    answer = client.post(CHAT, content=body if declared else pieces, headers=JSON)
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "body_too_large"
     assert len(logged(simulated, written, answer)) == 1

@@ -75,7 +75,7 @@ def test_lone_surrogates_are_refused(client: httpx.Client, escaped: str, field: 
     message = f'[{{"role":"user","content":"{escaped}"}}]'
     body = f'{{"{field}":{message if field == "messages" else json.dumps("x").replace("x", escaped)}}}'
     url = "/v1/chat/completions" if field == "messages" else "/v1/completions"
-    answer = client.post(url, content=body.encode())
+    answer = client.post(url, content=body.encode(), headers={"content-type": "application/json"})
     assert answer.status_code == 400
     assert "not valid JSON" in answer.json()["error"]["message"]
 

@@ -79,7 +79,7 @@ def test_leaving_in_the_middle_of_the_body_leaves_no_row(slow: Gateway) -> None:
     with socket.create_connection((url.hostname or "", url.port or 0)) as connection:
         connection.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: leaves-body\r\n"
-            b'Content-Length: 1000\r\n\r\n{"messages": '
+            b'Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"messages": '
         )
     slow.wait_for(lambda: "leaves-body" in slow.output)
     assert slow.rows("request_id = $1", "leaves-body") == []

@@ -11,13 +11,24 @@ from pydantic import ValidationError
 from adapters.openai.requests import ChatCompletionRequest
 from engine.base import EngineDead, EngineError, EngineOverloaded, GenerationFailed, RequestRefused
 from gateway.errors import (
+    BodyTimeout,
     BodyTooLarge,
+    Conflict,
     ContextLengthExceeded,
+    DeadlineExceeded,
     GatewayError,
     GenerationError,
+    InsufficientQuota,
+    InvalidApiKey,
     InvalidRequest,
+    MethodNotAllowed,
     ModelNotFound,
+    PermissionDenied,
+    RateLimitExceeded,
     Unavailable,
+    UnknownUrl,
+    UnsupportedEncoding,
+    UnsupportedMediaType,
     body_of,
     from_engine,
     from_status,
@@ -27,14 +38,25 @@ from gateway.errors import (
 from tests.strategies import json_values
 
 MESSAGES = [{"role": "user", "content": "hi"}]
+INVALID = "invalid_request_error"
 KINDS = [
     (GatewayError, 500, "server_error", None),
-    (InvalidRequest, 400, "invalid_request_error", None),
-    (ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
-    (ModelNotFound, 404, "invalid_request_error", "model_not_found"),
-    (BodyTooLarge, 413, "invalid_request_error", "body_too_large"),
+    (InvalidRequest, 400, INVALID, None),
+    (ContextLengthExceeded, 400, INVALID, "context_length_exceeded"),
+    (InvalidApiKey, 401, INVALID, "invalid_api_key"),
+    (PermissionDenied, 403, INVALID, "permission_denied"),
+    (ModelNotFound, 404, INVALID, "model_not_found"),
+    (UnknownUrl, 404, INVALID, "unknown_url"),
+    (MethodNotAllowed, 405, INVALID, "method_not_allowed"),
+    (BodyTimeout, 408, INVALID, "request_timeout"),
+    (Conflict, 409, INVALID, "conflict"),
+    (BodyTooLarge, 413, INVALID, "body_too_large"),
+    (UnsupportedMediaType, 415, INVALID, "unsupported_media_type"),
+    (UnsupportedEncoding, 415, INVALID, "unsupported_encoding"),
+    (InsufficientQuota, 429, "insufficient_quota", "insufficient_quota"),
     (GenerationError, 500, "server_error", None),
     (Unavailable, 503, "server_error", "overloaded"),
+    (DeadlineExceeded, 504, "server_error", "timeout"),
 ]
 
 
@@ -64,7 +86,7 @@ def refused(body: str | dict[str, Any]) -> InvalidRequest:
         ({"messages": MESSAGES, "temperature": 3}, "temperature", "less than or equal to 2"),
         ({"messages": MESSAGES, "temperature": "hot"}, "temperature", "valid number"),
         ({"messages": MESSAGES, "max_tokens": 1.5}, "max_tokens", "valid integer"),
-        ({"messages": MESSAGES, "stop": 5}, "stop", "valid string"),
+        ({"messages": MESSAGES, "stop": 5}, "stop", "must be a valid string, or a valid array"),
         ({"messages": MESSAGES, "stop": list("abcde")}, "stop", "at most 4 items"),
         ({"messages": MESSAGES, "stream_options": {}}, "stream_options", "when stream is true"),
         (
@@ -121,6 +143,36 @@ def test_a_body_has_all_four_keys(
     }
     assert body_of(kind("x", code="mine"))["error"]["code"] == "mine"
     assert ("retry-after" in error.headers) == (status == 503)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "whole", "milliseconds"),
+    [(0.0, "1", "1"), (0.0004, "1", "1"), (0.7, "1", "700"), (3.4, "4", "3400"), (60, "60", "60000")],
+)
+def test_when_to_come_again_is_never_too_early(seconds: float, whole: str, milliseconds: str) -> None:
+    limited = RateLimitExceeded("Token limit reached.", seconds)
+    assert body_of(limited)["error"] == {
+        "message": "Token limit reached.",
+        "type": "rate_limit_error",
+        "param": None,
+        "code": "rate_limit_exceeded",
+    }
+    away = Unavailable("Full.", retry_after_seconds=seconds)
+    for error in (limited, away):
+        headers = response_to(error).headers
+        assert (headers["retry-after"], headers["retry-after-ms"]) == (whole, milliseconds)
+
+
+def test_an_error_says_what_else_a_client_has_to_know() -> None:
+    assert response_to(InvalidApiKey("x")).headers["www-authenticate"] == "Bearer"
+    assert response_to(UnsupportedEncoding("x")).headers["accept-encoding"] == "gzip, identity"
+    for kind in (InsufficientQuota, DeadlineExceeded):
+        assert response_to(kind("x")).headers["x-should-retry"] == "false"
+
+
+def test_one_errors_headers_are_not_anothers() -> None:
+    InvalidApiKey("x").headers["x-made-up"] = "1"
+    assert InvalidApiKey("x").headers == {"www-authenticate": "Bearer"}
 
 
 @pytest.mark.parametrize(

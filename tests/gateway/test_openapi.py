@@ -96,12 +96,17 @@ def test_every_failure_has_the_shape_of_openais_errors(document: dict[str, Any])
     required = document["components"]["schemas"]["Error"]["properties"]["error"]["required"]
     for path in POSTS:
         responses = document["paths"][path]["post"]["responses"]
-        assert set(responses) == {"200", "400", "404", "413", "500", "503"}
+        assert set(responses) == {"200", "400", "404", "408", "413", "415", "500", "503", "504"}
         for status, answer in responses.items():
             if status != "200":
                 content = answer["content"]["application/json"]
                 assert content["schema"] == {"$ref": "#/components/schemas/Error"}
                 assert set(content["example"]["error"]) == set(required)
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
+def test_what_the_engine_is_not_asked_for_fails_only_on_its_body(document: dict[str, Any], path: str) -> None:
+    assert set(document["paths"][path]["post"]["responses"]) == {"200", "400", "404", "408", "413", "415"}
 
 
 def test_fastapis_own_validation_is_not_in_it(document: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 
@@ -36,23 +37,28 @@ async def call(
     app: ASGIApp, path: str = "/", client_id: str | None = None, access_log: bool = True
 ) -> list[Message]:
     """What is sent for one request."""
-    sent: list[Message] = []
+    messages: list[Message] = []
 
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
-        sent.append(message)
+        messages.append(message)
 
     headers = [] if client_id is None else [(b"x-request-id", client_id.encode("latin-1"))]
     scope: Scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
     await RequestContext(app, access_log)(scope, receive, send)
-    return sent
+    return messages
+
+
+def sent(messages: list[Message], wanted: str) -> str:
+    """The one value of a header."""
+    (value,) = (value for name, value in messages[0]["headers"] if name == wanted.encode())
+    return str(value, "ascii")
 
 
 def sent_id(messages: list[Message]) -> str:
-    (value,) = (value for name, value in messages[0]["headers"] if name == b"x-request-id")
-    return str(value, "ascii")
+    return sent(messages, "x-request-id")
 
 
 @pytest.fixture
@@ -85,6 +91,38 @@ async def test_the_route_finds_the_id_that_the_answer_carries() -> None:
         await well(scope, receive, send)
 
     assert sent_id(await call(route)) == seen[0]
+
+
+@pytest.mark.parametrize("app", [well, broken])
+async def test_every_answer_has_openais_headers(app: ASGIApp) -> None:
+    messages = await call(app)
+    assert sent(messages, "openai-version") == "2020-10-01"
+    assert sent(messages, "openai-processing-ms").isdecimal()
+
+
+async def test_the_time_goes_from_the_arrival_to_the_headers_not_to_the_end() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.03)
+        await well(scope, receive, send)
+
+    async def slow_after_its_start(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(dict(START, headers=[]))
+        await asyncio.sleep(0.03)
+        await send(END)
+
+    assert 30 <= int(sent(await call(slow), "openai-processing-ms")) < 30_000
+    assert int(sent(await call(slow_after_its_start), "openai-processing-ms")) < 30
+
+
+async def test_the_routes_own_headers_stay_and_are_not_changed() -> None:
+    headers = [(b"a", b"1"), (b"a", b"2")]
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(dict(START, headers=headers))
+        await send(END)
+
+    start, _ = await call(route)
+    assert start["headers"][:2] == headers == [(b"a", b"1"), (b"a", b"2")]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -148,6 +148,17 @@ def test_an_empty_value_in_the_environment_is_none(monkeypatch: pytest.MonkeyPat
         ("max_body_bytes", "1"),
         ("drain_seconds", "-1"),
         ("commit_wait_seconds", "0"),
+        ("body_timeout_seconds", "0"),
+        ("body_timeout_seconds", "inf"),
+        ("request_timeout_seconds", "0"),
+        ("request_timeout_seconds", "nan"),
+        ("sse_keep_alive_seconds", "-1"),
+        ("cors_origins", "https://chat.example.com/"),
+        ("cors_origins", "https://a.example,b.example"),
+        ("cors_origins", "https://*.example.com/x"),
+        ("cors_origins", "HTTPS://a.example"),
+        ("cors_origins", "[1]"),
+        ("cors_origins", "[x]"),
         ("served_model_name", ""),
         ("simulated_ttft_ms", "-1"),
         ("simulated_tokens_per_second", "0"),
@@ -186,6 +197,32 @@ def test_sampling_defaults_are_json_in_the_environment(monkeypatch: pytest.Monke
     environment(monkeypatch, GATEWAY_SAMPLING_DEFAULTS='{"temperature": 0.7, "top_k": 40}')
     assert load().sampling_defaults == {"temperature": 0.7, "top_k": 40}
     assert load({"sampling_defaults": '{"top_p": 0.5}'}).sampling_defaults == {"top_p": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("*", ["*"]),
+        ("null", ["null"]),
+        ("https://a.example", ["https://a.example"]),
+        ("https://a.example, http://localhost:3000 ,", ["https://a.example", "http://localhost:3000"]),
+        ('["https://a.example", "vscode-webview://x"]', ["https://a.example", "vscode-webview://x"]),
+        ("[]", []),
+    ],
+)
+def test_origins_are_json_or_separated_by_commas(
+    monkeypatch: pytest.MonkeyPatch, value: str, origins: list[str]
+) -> None:
+    assert load().cors_origins == []
+    environment(monkeypatch, GATEWAY_CORS_ORIGINS=value)
+    assert load().cors_origins == origins
+    assert load({"cors_origins": ["http://b.example"]}).cors_origins == ["http://b.example"]
+
+
+def test_credentials_need_origins_with_a_name() -> None:
+    assert "cors_allow_credentials" in invalid(cors_origins="*", cors_allow_credentials=True)
+    assert "cors_allow_credentials" in invalid(cors_origins="http://a.example,*", cors_allow_credentials="1")
+    assert load({"cors_origins": "http://a.example", "cors_allow_credentials": True}).cors_allow_credentials
 
 
 def test_engine_args_that_are_not_json_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

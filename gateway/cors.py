@@ -1,0 +1,39 @@
+"""Which web pages may talk to the gateway: none, unless the settings name their origins."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from gateway.settings import Settings
+
+METHODS = ("GET", "POST")
+
+# Of the answers' headers, those that a page's script may read beside the few that it always may. The
+# list has no wildcard that also holds with credentials.
+EXPOSED = (
+    "openai-processing-ms",
+    "openai-version",
+    "retry-after",
+    "retry-after-ms",
+    "x-gateway-ignored-fields",
+    "x-gateway-queue-ms",
+    "x-gateway-ttft-ms",
+    "x-request-id",
+    "x-should-retry",
+)
+
+
+def allow_origins(app: FastAPI, settings: Settings) -> None:
+    """Let the pages of the origins in ``settings`` in. The last middleware that is added is the outermost:
+    errors and streams get the headers too."""
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_credentials=settings.cors_allow_credentials,
+            allow_methods=METHODS,
+            # The SDKs send a dozen of their own (x-stainless-*), and more with each version.
+            allow_headers=("*",),
+            expose_headers=EXPOSED,
+        )
