@@ -40,22 +40,31 @@ class ChatGLM3Format:
         }
 
     def render(self, conversation: Conversation) -> Prompt:
-        """Raises UnrenderablePrompt where the published rules of the roles are broken."""
+        """Raises UnrenderablePrompt where the published rules of the roles are broken, or what is asked
+        for can't be had at once."""
         ids = list(self._start)
-        for turn in turns(conversation.messages, conversation.tools):
+        for turn in turns(conversation):
             ids += self.turn_ids(turn)
-        ids.append(self._pieces.control.assistant)
         header, structured = self._forced(conversation)
-        if header is not None:
-            ids += self._header(header)
+        continued = None
+        if conversation.add_generation_prompt:
+            ids.append(self._pieces.control.assistant)
+            if header is not None:
+                ids += self._header(header)
+        elif conversation.continue_final_message and not conversation.messages[-1].content:
+            # The prompt ends with this line, and what follows it begins a text.
+            header = PLAIN
+        else:
+            continued = conversation.messages[-1].content if conversation.continue_final_message else ""
         return self._prompt(
             ids,
             Reading(
                 may_call={tool.name: tool for tool in conversation.may_call},
                 header=header,
+                continued=continued,
                 parallel_tool_calls=conversation.parallel_tool_calls,
-                stop=conversation.stop,
-                as_is=conversation.structured is not None,
+                rules=conversation,
+                as_is=conversation.structured is not None or not conversation.skip_special_tokens,
             ),
             structured,
         )
@@ -65,8 +74,9 @@ class ChatGLM3Format:
     def encode(self, prompt: str | Sequence[int], rules: TextRules = PLAIN_TEXT) -> Prompt:
         """A text comes after ``[gMASK] sop``, as the tokenizer of the model's authors gives it."""
         ids = [*self._start, *self._pieces.encode(prompt)] if isinstance(prompt, str) else list(prompt)
-        reading = Reading(may_call={}, stop=rules.stop, as_is=True)
-        return self._prompt(ids, reading, rules.structured)
+        if not ids:
+            raise UnrenderablePrompt("The prompt must have at least one token.")
+        return self._prompt(ids, Reading(may_call={}, rules=rules, as_is=True), rules.structured)
 
     def plain_ids(self, text: str) -> Sequence[int]:
         """The ids of ``text`` alone."""
@@ -82,7 +92,8 @@ class ChatGLM3Format:
 
     def token_strings(self, token_ids: Sequence[int]) -> list[str]:
         """Each id as the vocabulary writes it; nothing for ids that it does not have."""
-        return [self._backend.id_to_token(token_id) or "" for token_id in token_ids]
+        known = self._backend.get_vocab_size()
+        return [self._backend.id_to_token(id_) or "" if id_ < known else "" for id_ in token_ids]
 
     def turn_ids(self, turn: Turn) -> list[int]:
         """Role, header line, content."""
@@ -92,9 +103,21 @@ class ChatGLM3Format:
         return self._pieces.encode(f"{header}\n")
 
     def _forced(self, conversation: Conversation) -> tuple[str | None, StructuredOutput | None]:
-        """The header line that the prompt ends with, if any, and what the answer has to fit."""
+        """The header line that a turn's prompt ends with, if any, and what the answer has to fit."""
         callable_tools = conversation.may_call
+        if callable_tools and not conversation.skip_special_tokens:
+            raise UnrenderablePrompt(
+                "This model's tool calls can't be told from text that shows special tokens: set "
+                "'skip_special_tokens' to true, leave out 'tools' or set 'tool_choice' to 'none'.",
+                "skip_special_tokens",
+            )
         if conversation.must_call and callable_tools and conversation.structured is None:
+            if not conversation.add_generation_prompt:
+                raise UnrenderablePrompt(
+                    "A call can only be forced where a turn begins: leave out 'add_generation_prompt' and "
+                    "'continue_final_message', or set 'tool_choice' to 'auto' or 'none'.",
+                    "tool_choice",
+                )
             named = len(callable_tools) == 1
             try:
                 grammar = call_grammar(callable_tools, with_header=not named)
@@ -120,5 +143,5 @@ class ChatGLM3Format:
             structured=structured,
             logit_bias=self._no_control if structured is not None else {},
             reads_ids=True,
-            ends_early=bool(reading.stop) or not reading.parallel_tool_calls,
+            ends_early=bool(reading.rules.stop) or not reading.parallel_tool_calls,
         )

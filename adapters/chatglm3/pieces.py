@@ -8,7 +8,7 @@ vocabulary of another size works as well.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer as Backend
@@ -74,7 +74,7 @@ class Pieces:
         # The first three are <unk>, <s> and </s>.
         first_control = min(id_ for id_ in added.values() if id_ > END_OF_SEQUENCE)
         self._bytes = [b""] * 3 + [bytes_of(id_) for id_ in range(3, first_control)]
-        self._control_text = {id_: text.encode() for text, id_ in added.items() if id_ >= first_control}
+        self._control_text = {id_: text.encode() for text, id_ in added.items()}
 
     def encode(self, text: str) -> list[int]:
         """As SentencePiece does: the ids of a text begin with a blank that it does not have."""
@@ -85,22 +85,29 @@ class Pieces:
         """A token's bytes: none for control tokens and for ids that the vocabulary does not have."""
         return self._bytes[token_id] if token_id < len(self._bytes) else b""
 
+    def shown_bytes_of(self, token_id: int) -> bytes:
+        """As ``bytes_of``, but a control token has its text."""
+        return self._control_text.get(token_id) or self.bytes_of(token_id)
+
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of ids, control tokens included; the blank that every text begins with is not part of
-        it."""
-        pieces = [self._control_text.get(id_) or self.bytes_of(id_) for id_ in token_ids]
+        """The text of ids, control tokens included but for the first three, as the model's authors decode;
+        the blank that every text begins with is not part of it."""
+        pieces = [self.shown_bytes_of(id_) if id_ > END_OF_SEQUENCE else b"" for id_ in token_ids]
         if token_ids and token_ids[0] != _BLANK_BYTE:
             pieces[0] = pieces[0].removeprefix(b" ")
         return b"".join(pieces).decode(errors=_ONE_PER_BYTE)
 
 
 class TextDecoder:
-    """Decodes ids as they come; a character whose bytes are spread over tokens waits for the last."""
+    """Decodes ids as they come; a character whose bytes are spread over tokens waits for the last.
+
+    ``bytes_of`` gives a token's bytes.
+    """
 
     __slots__ = ("_bytes_of", "_decoder")
 
-    def __init__(self, pieces: Pieces) -> None:
-        self._bytes_of = pieces.bytes_of
+    def __init__(self, bytes_of: Callable[[int], bytes]) -> None:
+        self._bytes_of = bytes_of
         self._decoder = _Utf8Decoder(_ONE_PER_BYTE)
 
     def more(self, token_ids: Iterable[int]) -> str:

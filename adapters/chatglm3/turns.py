@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
-from adapters.chat_format import UnrenderablePrompt
+from adapters.chat_format import Conversation, UnrenderablePrompt
 from adapters.chatglm3.calls import INTERPRETER, write_call, write_code
 from adapters.chatglm3.tools import code_argument, system_text
 from engine.base import ChatMessage, Tool, ToolCall
@@ -32,9 +32,11 @@ class Turn:
     header: str = ""
 
 
-def turns(messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> list[Turn]:
+def turns(conversation: Conversation) -> list[Turn]:
     """The conversation as the model was trained to see it. Raises UnrenderablePrompt."""
+    messages, tools = conversation.messages, conversation.tools
     check_roles(messages)
+    check_last(conversation)
     system = [message.content for message in messages if message.role in SYSTEM]
     text = system_text("\n".join(system) if system else None, tools)
     start = [] if text is None else [Turn("system", text)]
@@ -58,8 +60,22 @@ def check_roles(messages: Sequence[ChatMessage]) -> None:
                 _refuse(index, "a tool's message needs an assistant message with a tool call before it")
         had_user = had_user or role == "user"
         before = role
-    if before not in ("user", "tool"):
-        _refuse(len(messages) - 1, "the last message must be the user's or a tool's")
+
+
+def check_last(conversation: Conversation) -> None:
+    """Raises UnrenderablePrompt where what is asked for can't come after the last message."""
+    last = conversation.messages[-1] if conversation.messages else None
+    if conversation.continue_final_message:
+        field = "continue_final_message"
+        if conversation.add_generation_prompt:
+            raise UnrenderablePrompt(f"'{field}' and 'add_generation_prompt' can't both be true.", field)
+        if last is None or last.role != "assistant":
+            raise UnrenderablePrompt(f"'{field}' needs an assistant's message as the last one.", field)
+        if last.tool_calls:
+            raise UnrenderablePrompt(f"'{field}' can't continue a message with tool calls.", field)
+    elif conversation.add_generation_prompt and (last is None or last.role not in ("user", *RESULT)):
+        rule = "the last message must be the user's or a tool's, unless 'continue_final_message' is true"
+        _refuse(len(conversation.messages) - 1, rule)
 
 
 def _refuse(index: int, rule: str) -> NoReturn:

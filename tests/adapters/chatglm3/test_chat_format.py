@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.chat_format import Conversation, UnrenderablePrompt
+from adapters.chat_format import Conversation, Prompt, TextRules, UnrenderablePrompt
 from adapters.chatglm3.chat_format import ChatGLM3Format
 from adapters.chatglm3.pieces import Pieces
 from adapters.chatglm3.tools import INTERPRETER_TEXT, TOOLS_TEXT
 from adapters.chatglm3.turns import Turn
-from engine.base import ChatMessage, StructuredOutput, Tool, ToolCall
+from engine.base import ChatMessage, Delta, FinishReason, StructuredOutput, Tool, ToolCall
 from tests.chatglm3.tokenizers import chatglm3_tokenizer, needs_published, vectors
 from tests.strategies import texts
 
@@ -233,6 +234,141 @@ def test_structured_output_begins_with_the_text(chat_format: ChatGLM3Format) -> 
     with pytest.raises(UnrenderablePrompt, match="at once") as refused:
         chat_format.render(Conversation([HI], [SEARCH], [SEARCH], structured=wanted))
     assert refused.value.param == "response_format"
+
+
+def continued(*messages: ChatMessage, **asked: Any) -> Conversation:
+    return Conversation(messages, add_generation_prompt=False, continue_final_message=True, **asked)
+
+
+def answered(prompt: Prompt, token_ids: Sequence[int]) -> str:
+    """The text of an answer that the token limit ends."""
+    return prompt.new_reader().read(Delta("", token_ids, "length")).text
+
+
+def test_a_continued_message_is_left_open(chat_format: ChatGLM3Format) -> None:
+    """``▁`` in the middle is a blank, so the continuation's first one stays."""
+    open_ = ChatMessage("assistant", "It is")
+    prompt = chat_format.render(continued(HI, open_))
+    assert prompt.token_ids == expected(chat_format, Turn("user", "hi"), Turn("assistant", "It is"))[:-1]
+    assert list(prompt.token_ids)[-len(chat_format.plain_ids("It is")) :] == chat_format.plain_ids("It is")
+    assert answered(prompt, chat_format.plain_ids("so.\n")) == " so.\n"
+    assert answered(prompt, chat_format.plain_ids("")) == ""
+    constrained = chat_format.render(continued(HI, open_, structured=StructuredOutput("json_object")))
+    assert constrained.token_ids == prompt.token_ids
+    assert answered(constrained, chat_format.plain_ids("{}")) == " {}"
+
+
+def test_a_continued_message_without_text_is_a_turn_whose_header_is_written(
+    chat_format: ChatGLM3Format,
+) -> None:
+    prompt = chat_format.render(continued(HI, ChatMessage("assistant", "")))
+    assert prompt.token_ids == [*ids(chat_format, HI), *chat_format.plain_ids("\n")]
+    assert answered(prompt, chat_format.plain_ids("so.\n")) == "so.\n"
+
+
+@pytest.mark.parametrize(
+    ("conversation", "says"),
+    [
+        (continued(HI), "needs an assistant's message"),
+        (continued(HI, calls(call()), result("x")), "needs an assistant's message"),
+        (continued(HI, calls(call(), content="Let me see.")), "tool calls"),
+        (Conversation([HI, ChatMessage("assistant", "x")], continue_final_message=True), "both be true"),
+    ],
+)
+def test_what_can_t_be_continued_is_refused(
+    chat_format: ChatGLM3Format, conversation: Conversation, says: str
+) -> None:
+    with pytest.raises(UnrenderablePrompt, match=says) as refused:
+        chat_format.render(conversation)
+    assert refused.value.param == "continue_final_message"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[HI], [HI, calls(call()), result("x")], [HI, calls(call())], [ChatMessage("system", "x")]],
+    ids=len,
+)
+def test_without_a_generation_prompt_the_conversation_is_all(
+    chat_format: ChatGLM3Format, messages: list[ChatMessage]
+) -> None:
+    prompt = chat_format.render(Conversation(messages, add_generation_prompt=False))
+    if messages[-1].role in ("user", "tool"):
+        assert [*prompt.token_ids, ids(chat_format, HI)[-1]] == ids(chat_format, *messages)
+    assistant = ids(chat_format, HI)[-1]
+    turn = [assistant, *chat_format.plain_ids("\n"), *chat_format.plain_ids("你好")]
+    assert answered(prompt, turn) == "你好"
+    assert answered(prompt, chat_format.plain_ids("there")) == " there"
+
+
+def test_a_call_is_only_forced_where_a_turn_begins(chat_format: ChatGLM3Format) -> None:
+    asked: dict[str, Any] = {"tools": [SEARCH], "may_call": [SEARCH], "must_call": True}
+    for conversation in (
+        continued(HI, ChatMessage("assistant", "x"), **asked),
+        Conversation([HI], add_generation_prompt=False, **asked),
+    ):
+        with pytest.raises(UnrenderablePrompt, match="where a turn begins") as refused:
+            chat_format.render(conversation)
+        assert refused.value.param == "tool_choice"
+
+
+def test_tool_calls_and_shown_control_tokens_exclude_each_other(chat_format: ChatGLM3Format) -> None:
+    with pytest.raises(UnrenderablePrompt, match="tool_choice") as refused:
+        chat_format.render(Conversation([HI], [SEARCH], [SEARCH], skip_special_tokens=False))
+    assert refused.value.param == "skip_special_tokens"
+    prompt = chat_format.render(Conversation([HI], [SEARCH], skip_special_tokens=False))
+    control = list(prompt.token_ids)[:2]
+    assert answered(prompt, [*chat_format.plain_ids("a"), *control]) == " a[gMASK]sop"
+
+
+def test_shown_control_tokens_are_text_in_chat_and_completion(chat_format: ChatGLM3Format) -> None:
+    rules = TextRules(skip_special_tokens=False)
+    shown = [*chat_format.plain_ids("\n"), *chat_format.plain_ids("a"), *ids(chat_format, HI)[-1:]]
+    for prompt in (
+        chat_format.render(Conversation([HI], skip_special_tokens=False)),
+        chat_format.encode("x", rules),
+        chat_format.encode([5, 6], rules),
+    ):
+        assert answered(prompt, shown) == " \n a<|assistant|>"
+    assert answered(chat_format.encode("x"), shown) == " \n a"
+
+
+def test_readers_of_one_prompt_know_nothing_of_each_other(chat_format: ChatGLM3Format) -> None:
+    prompt = chat_format.render(Conversation([HI], stop=("END",), min_tokens=3))
+    texts_ = ["one EN", "你好👋 END two", "\nthree"]
+    answers = [[*chat_format.plain_ids("\n"), *chat_format.plain_ids(text), 2] for text in texts_]
+    readers = [prompt.new_reader() for _ in answers]
+    told = ["" for _ in answers]
+    ended = [False for _ in answers]
+    for position in range(max(map(len, answers))):
+        for index, answer in enumerate(answers):
+            if position < len(answer) and not ended[index]:
+                finish_reason: FinishReason | None = "stop" if position == len(answer) - 1 else None
+                piece = readers[index].read(Delta("", [answer[position]], finish_reason))
+                told[index] += piece.text
+                ended[index] = piece.ended
+    assert told == ["one EN", "你好👋 ", "\nthree"]
+    assert ended == [False, True, False]
+
+
+def test_ids_are_a_prompt_as_they_are(chat_format: ChatGLM3Format) -> None:
+    given_ids = [5, *ids(chat_format, HI), 10**9]
+    prompt = chat_format.encode(given_ids, TextRules(stop=("b",), structured=StructuredOutput("json_object")))
+    assert prompt.token_ids == given_ids
+    assert prompt.structured == StructuredOutput("json_object")
+    assert answered(prompt, [*chat_format.plain_ids("ab"), 5]) == " a"
+    with pytest.raises(UnrenderablePrompt, match="at least one token"):
+        chat_format.encode([])
+
+
+@given(st.integers(0, 2**31 - 1) | st.integers(0, 66_000))
+def test_every_id_has_bytes_and_a_text(chat_format: ChatGLM3Format, token_id: int) -> None:
+    (string,) = chat_format.token_strings([token_id])
+    assert bool(chat_format.token_bytes(token_id)) <= bool(string)
+    assert answered(chat_format.encode("x"), [token_id]) == chat_format.token_bytes(token_id).decode(
+        errors="replace"
+    )
+    shown = chat_format.encode("x", TextRules(skip_special_tokens=False))
+    assert bool(answered(shown, [token_id])) == bool(string)
 
 
 @needs_published

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from adapters.chat_format import ContentLogprob, Piece
+from adapters.chat_format import ContentLogprob, Piece, TextRules
 from adapters.chatglm3.calls import INTERPRETER, NotACall, read_call, write_call
 from adapters.chatglm3.content import PLACEHOLDER, YEAR
 from adapters.chatglm3.pieces import END_OF_SEQUENCE, Pieces
@@ -43,7 +43,8 @@ def read(
     parts: Sequence[Sequence[int]],
     finish_reason: FinishReason = "stop",
 ) -> Told:
-    """What a client is told when the ids come in ``parts``: text, calls, why it ended."""
+    """What a client is told when the ids come in ``parts``: text, calls, why it ended. With ``stop`` the last
+    id is the one that the engine stopped at."""
     reader = ChatGLM3Reader(pieces, reading)
     texts_told: list[str] = []
     calls: list[tuple[str, list[str]]] = []
@@ -72,11 +73,11 @@ def keep_calls(piece: Piece, calls: list[tuple[str, list[str]]]) -> None:
 
 
 def cuts(ids: Sequence[int]) -> Iterator[list[Sequence[int]]]:
-    """In one, at each boundary in two, and token by token with a last Delta that has none."""
+    """In one, at each boundary in two, token by token, and with Deltas that have none."""
     yield [ids]
-    for at in range(len(ids) + 1):
+    for at in range(len(ids)):
         yield [ids[:at], ids[at:]]
-    yield [*([token_id] for token_id in ids), []]
+    yield [part for token_id in ids for part in ([], [token_id])]
 
 
 def read_all_ways(
@@ -140,7 +141,7 @@ def test_bytes_that_are_no_character_become_one_replacement_each(pieces: Pieces)
 def test_no_control_token_is_ever_text(pieces: Pieces) -> None:
     control = pieces.control
     hidden = [0, 1, 2, control.gmask, control.sop, control.system, control.user, control.observation, 10**9]
-    ids = [*segment(pieces, "a"), *hidden, *segment(pieces, "b")]
+    ids = [*segment(pieces, "a"), *hidden, *segment(pieces, "b"), END_OF_SEQUENCE]
     assert read_all_ways(pieces, PLAIN, ids) == ("a \n b", [], "stop")
     assert read_all_ways(pieces, Reading(may_call={}, as_is=True), ids)[0] == " \n a \n b"
 
@@ -250,7 +251,7 @@ def test_after_a_forced_blank_header_comes_text(pieces: Pieces) -> None:
 
 @given(texts)
 def test_a_continuation_is_not_changed(pieces: Pieces, text: str) -> None:
-    ids = [*segment(pieces, text, "search"), pieces.control.assistant, *segment(pieces, PLACEHOLDER)]
+    ids = [*segment(pieces, text, "search"), pieces.control.assistant, *segment(pieces, PLACEHOLDER), 2]
     told = f" search\n{pieces.decode([pieces.control.user, *pieces.encode(text)]).removeprefix('<|user|>')}"
     reading = Reading(may_call=TOOLS, as_is=True)
     assert read(pieces, reading, [ids])[0] == f"{told} \n {PLACEHOLDER}"
@@ -270,12 +271,12 @@ def test_stop_strings_are_sought_in_what_the_client_sees(
     pieces: Pieces, stop: tuple[str, ...], text: str
 ) -> None:
     ids = [*segment(pieces, "one two\nthree"), END_OF_SEQUENCE]
-    assert read_all_ways(pieces, Reading(may_call={}, stop=stop), ids) == (text, [], "stop")
+    assert read_all_ways(pieces, Reading(may_call={}, rules=TextRules(stop=stop)), ids) == (text, [], "stop")
 
 
 def test_a_stop_string_does_not_cut_a_call(pieces: Pieces) -> None:
     ids = [*segment(pieces, write_call({"q": "x"}), "search"), pieces.control.observation]
-    reading = Reading(may_call=TOOLS, stop=("\n", "q"))
+    reading = Reading(may_call=TOOLS, rules=TextRules(stop=("\n", "q")))
     assert read_all_ways(pieces, reading, ids) == ("", [("search", '{"q": "x"}')], "tool_calls")
 
 
@@ -293,7 +294,7 @@ def logprobs_of(ids: Sequence[int]) -> list[TokenLogprob]:
 def test_logprobs_are_told_of_the_tokens_of_the_text(
     pieces: Pieces, header: str, content: str, told: bytes
 ) -> None:
-    ids = segment(pieces, content, header)
+    ids = [*segment(pieces, content, header), END_OF_SEQUENCE]
     for parts in cuts(ids):
         reader = ChatGLM3Reader(pieces, WITH_TOOLS)
         found: list[ContentLogprob] = []
@@ -305,7 +306,7 @@ def test_logprobs_are_told_of_the_tokens_of_the_text(
 
 
 def test_logprobs_of_text_that_might_have_been_a_call_are_told_as_well(pieces: Pieces) -> None:
-    ids = pieces.encode("search for\nit")
+    ids = [*pieces.encode("search for\nit"), END_OF_SEQUENCE]
     reader = ChatGLM3Reader(pieces, WITH_TOOLS)
     found = reader.read(Delta("", ids, "stop", logprobs=logprobs_of(ids))).logprobs
     assert b"".join(one.token for one in found) == b"search for\nit"
