@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.base import EngineDead, EngineError, GenerationFailed, RequestRefused
 from engine.simulated import SimulatedEngine
-from gateway.errors import GatewayError, Unavailable
+from gateway.errors import DeadlineExceeded, GatewayError, Unavailable
 from tests.gateway.fakes import (
     AN_HOUR_MS,
     ONE_IN_1000_SECONDS,
@@ -160,3 +160,71 @@ async def test_a_cancelled_stream_settles_its_row_once_and_sends_no_end() -> Non
         await task
     assert (house.recorder.row.status, house.recorder.row.response) == ("shutdown", "a")
     assert "end" not in house.events
+
+
+async def test_a_deadline_before_the_first_token_is_a_real_504() -> None:
+    house = House(SimulatedEngine(ttft_ms=AN_HOUR_MS))
+    with pytest.raises(DeadlineExceeded, match=r"longer than 0\.01 seconds") as refused:
+        await house.stream("abc", deadline_seconds=0.01)
+    assert refused.value.status == 504
+    assert house.client.messages == []
+    assert (house.recorder.row.status, house.recorder.row.finish_reason) == ("timeout", "timeout")
+
+
+async def test_a_deadline_in_mid_stream_keeps_the_text_and_ends_with_an_error() -> None:
+    house = House(SimulatedEngine(tokens_per_second=ONE_IN_1000_SECONDS))
+    await house.stream("abc", deadline_seconds=0.05)
+    assert house.client.error["code"] == "timeout"
+    row = house.recorder.row
+    assert (row.status, row.response, row.completion_tokens) == ("timeout", "a", 1)
+    assert house.client.text == "a"
+
+
+async def test_a_deadline_that_is_not_reached_changes_nothing() -> None:
+    house = House()
+    await house.stream("abc", deadline_seconds=3600.0)
+    assert house.recorder.row.status == "completed"
+    assert house.client.text == "abc"
+
+
+@pytest.mark.parametrize(
+    ("engine", "text"),
+    [({"ttft_ms": AN_HOUR_MS}, ""), ({"tokens_per_second": ONE_IN_1000_SECONDS}, "a")],
+    ids=["before the first token", "between tokens"],
+)
+async def test_a_stream_that_waits_is_kept_alive_by_comments(engine: dict[str, float], text: str) -> None:
+    house = House(SimulatedEngine(**engine))
+    task = house.stream("abc", keep_alive_seconds=0.01)
+    while house.client.body.count(b": keep-alive\n\n") < 3:
+        house.client.has_text.clear()
+        await house.client.has_text.wait()
+    house.client.leave()
+    await task
+    # Each comment is a write of its own, so it can't stand inside an event.
+    comments = [message for message in house.client.messages if b"keep-alive" in message.get("body", b"")]
+    assert all(message["body"] == b": keep-alive\n\n" for message in comments)
+    assert [message["type"] for message in house.client.messages].count("http.response.start") == 1
+    assert house.recorder.row.response == text
+
+
+async def test_a_failure_after_a_comment_is_told_in_the_stream() -> None:
+    house = House(SimulatedEngine(ttft_ms=AN_HOUR_MS))
+    task = house.stream("abc", keep_alive_seconds=0.01)
+    await house.client.has_text.wait()
+    await house.generations.drain(0)
+    await task
+    assert house.client.messages[-1]["body"].startswith(b'data: {"error":')
+
+
+async def test_a_stream_that_does_not_wait_has_no_comments() -> None:
+    house = House()
+    await house.stream("abc" * 100, keep_alive_seconds=60.0)
+    assert b"keep-alive" not in house.client.body
+    assert house.client.data[-1] == "[DONE]"
+
+
+async def test_the_headers_tell_the_time_to_the_first_token() -> None:
+    house = House()
+    await house.stream("abc")
+    headers = dict(house.client.messages[0]["headers"])
+    assert float(headers[b"x-gateway-ttft-ms"]) >= 0

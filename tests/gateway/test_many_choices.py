@@ -1,0 +1,179 @@
+"""Several choices and prompts on the one path: their rows, and what happens when some of them fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.code_points import READER
+from engine.base import DeltaStream, EngineOverloaded, GenerationFailed, GenerationRequest
+from engine.simulated import SimulatedEngine
+from gateway.errors import GenerationError, Unavailable
+from gateway.generation import Generation, Query
+from tests.gateway.fakes import AN_HOUR_MS, ONE_IN_1000_SECONDS, Breaking, House, new_row
+from tests.strategies import echo_request, texts
+
+
+def opened(house: House, prompts: Sequence[str], n: int = 1, *, stream: bool = True) -> Generation:
+    queries = [
+        Query(new_row(text), [echo_request(text, stream=stream)] * n, lambda: READER) for text in prompts
+    ]
+    return house.generations.open(queries, house.client.receive)
+
+
+async def read(generation: Generation) -> list[str]:
+    """Each choice's text as its pieces joined."""
+    joined = [""] * len(generation.choices)
+    while not generation.ended:
+        for index, piece in await generation.next():
+            joined[index] += piece.text
+    return joined
+
+
+@given(st.lists(texts, min_size=1, max_size=3), st.integers(1, 3), st.booleans())
+async def test_each_prompt_leaves_a_row_with_all_its_choices(
+    prompts: list[str], n: int, stream: bool
+) -> None:
+    house = House()
+    async with opened(house, prompts, n, stream=stream) as generation:
+        joined = await read(generation)
+        await generation.settle()
+        assert joined == [answer.text for answer in generation.answers]
+        assert generation.usage.prompt_tokens == sum(map(len, prompts))
+        assert generation.usage.completion_tokens == n * sum(map(len, prompts))
+    assert joined == [text for text in prompts for _ in range(n)]
+    assert [row.query for row in house.recorder.closed] == prompts
+    for row in house.recorder.closed:
+        assert (row.status, row.finish_reason, row.response) == ("completed", "stop", row.query)
+        assert (row.prompt_tokens, row.completion_tokens) == (len(row.query), n * len(row.query))
+        told = {"response": row.query, "finish_reason": "stop", "completion_tokens": len(row.query)}
+        assert row.meta_data.get("choices", []) == ([told] * n if n > 1 else [])
+    assert len(house.generations) == 0
+
+
+@given(st.lists(texts, min_size=1, max_size=3), st.integers(1, 3), st.integers(0, 20))
+async def test_whoever_stops_early_leaves_exact_rows(prompts: list[str], n: int, steps: int) -> None:
+    house = House()
+    async with opened(house, prompts, n) as generation:
+        for _ in range(steps):
+            if generation.ended:
+                break
+            await generation.next()
+    assert len(house.recorder.closed) == len(prompts)
+    for row in house.recorder.closed:
+        told = row.meta_data.get("choices") or [{"response": row.response}]
+        assert all(row.query.startswith(choice["response"]) for choice in told)
+        assert row.completion_tokens == sum(len(choice["response"]) for choice in told)
+        assert row.status in ("completed", "cancelled")
+        if row.status == "completed":
+            assert {choice["response"] for choice in told} == {row.query}
+    assert len(house.generations) == 0
+
+
+async def test_a_client_that_leaves_ends_all_choices() -> None:
+    house = House(SimulatedEngine(ttft_ms=AN_HOUR_MS))
+    async with opened(house, ["abc", "de"], 3) as generation:
+        house.client.leave()
+        await read(generation)
+        await generation.settle()
+        assert generation.status == "cancelled"
+    assert [(row.status, row.completion_tokens) for row in house.recorder.closed] == [("cancelled", 0)] * 2
+
+
+class OneBreaks(SimulatedEngine):
+    """The stream of the ``broken``-th request breaks after a Delta."""
+
+    def __init__(self, broken: int) -> None:
+        super().__init__()
+        self._left = broken
+
+    async def submit(self, request: GenerationRequest) -> DeltaStream:  # type: ignore[override]
+        stream = await super().submit(request)
+        self._left -= 1
+        return Breaking(stream, 1, GenerationFailed("inside")) if self._left == 0 else stream
+
+
+@pytest.mark.parametrize("broken", [1, 2, 3])
+async def test_one_choice_that_breaks_fails_the_request_and_the_others_are_counted(broken: int) -> None:
+    house = House(OneBreaks(broken))
+    with pytest.raises(GenerationError):
+        async with opened(house, ["a" * 50], 3) as generation:
+            await read(generation)
+    row = house.recorder.row
+    assert (row.status, row.error) == ("error", "inside")
+    assert row.completion_tokens == sum(len(choice["response"]) for choice in row.meta_data["choices"])
+    assert row.meta_data["choices"][broken - 1]["response"] == "a"
+    assert len(house.generations) == 0
+
+
+@pytest.mark.parametrize("broken", [1, 2, 3])
+async def test_a_stream_in_which_one_choice_breaks_ends_with_an_error(broken: int) -> None:
+    house = House(OneBreaks(broken))
+    await house.stream("a" * 50, n=3)
+    assert house.client.error["type"] == "server_error"
+    assert house.recorder.row.status == "error"
+
+
+class OneIsRefused(SimulatedEngine):
+    """Takes ``taken`` requests, then no more."""
+
+    def __init__(self, taken: int) -> None:
+        super().__init__()
+        self._left = taken
+
+    async def submit(self, request: GenerationRequest) -> DeltaStream:  # type: ignore[override]
+        if self._left == 0:
+            raise EngineOverloaded
+        self._left -= 1
+        return await super().submit(request)
+
+
+@pytest.mark.parametrize(("taken", "rows"), [(0, 0), (1, 1), (2, 1), (3, 2)])
+async def test_what_the_engine_took_before_it_refused_leaves_rows(taken: int, rows: int) -> None:
+    house = House(OneIsRefused(taken))
+    with pytest.raises(Unavailable, match="full"):
+        async with opened(house, ["abc", "def"], 2):
+            pytest.fail("was let in")
+    assert [row.status for row in house.recorder.closed] == ["error"] * rows
+    assert [row.id for row in house.recorder.begun] == [row.id for row in house.recorder.closed]
+    assert len(house.generations) == 0
+
+
+async def test_a_cancelled_handler_settles_every_row_once() -> None:
+    house = House(SimulatedEngine(tokens_per_second=ONE_IN_1000_SECONDS))
+    inside = asyncio.Event()
+
+    async def handler() -> None:
+        async with opened(house, ["abc", "de"], 2) as generation:
+            while True:
+                await generation.next()
+                inside.set()
+
+    task = asyncio.create_task(handler())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [row.status for row in house.recorder.closed] == ["shutdown"] * 2
+    for row in house.recorder.closed:
+        told = [choice["response"] for choice in row.meta_data["choices"]]
+        assert row.completion_tokens == sum(map(len, told))
+    assert len(house.generations) == 0
+
+
+async def test_interleaved_choices_come_as_the_engine_gives_them() -> None:
+    house = House()
+    await house.stream("abc", n=3)
+    indexes = [choice["index"] for one in house.client.objects for choice in one["choices"]]
+    texts_of = dict.fromkeys(indexes, "")
+    for one in house.client.objects:
+        for choice in one["choices"]:
+            texts_of[choice["index"]] += choice["delta"].get("content", "")
+    assert texts_of == {0: "abc", 1: "abc", 2: "abc"}
+    assert indexes != sorted(indexes)
+    finished = [c["index"] for one in house.client.objects for c in one["choices"] if c["finish_reason"]]
+    assert finished == [0, 1, 2]
