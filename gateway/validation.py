@@ -55,16 +55,13 @@ def explained(
             return f"Unknown parameter{where}.", param, "unknown_parameter"
     if param is None and first["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return "The body must be a JSON object.", None, None
+    subject = f"Invalid value for '{param}'" if param else "Invalid body"
     if first["type"] in OUT_OF_BOUNDS and (limits := limits_of(model, first["loc"])):
-        return f"Invalid value for '{param}': must be {limits}.", param, "invalid_value"
+        return f"{subject}: must be {limits}.", param, "invalid_value"
     # A field may be wrong in one way for each of the types that it may have.
     wishes = dict.fromkeys(wish(error) for error in found if field(error) == param)
     rest = [one.removeprefix("must be ") for one in list(wishes)[1:]]
-    return (
-        f"Invalid value for '{param}': {', or '.join([next(iter(wishes)), *rest])}.",
-        param,
-        "invalid_value",
-    )
+    return f"{subject}: {', or '.join([next(iter(wishes)), *rest])}.", param, "invalid_value"
 
 
 def likeliest(errors: Sequence[Error], start: int = 0) -> list[Error]:
@@ -141,8 +138,8 @@ def is_member(part: object) -> bool:
 
 
 def limits_of(model: type[BaseModel] | None, loc: Sequence[object]) -> str:
-    """The range of the number at ``loc``; empty where it is not known."""
-    if model is None:
+    """The range of the number at ``loc``; empty where it is not known, as that of a key."""
+    if model is None or KEY in loc:
         return ""
     schema = schema_of(model)
     found: list[Mapping[str, Any]] = [schema]

@@ -103,6 +103,16 @@ def test_a_body_of_twenty_megabytes_is_refused(
     assert client.post(CHAT, json={"messages": OK}).status_code == 200
 
 
+def test_a_body_with_very_many_errors_is_refused_without_listing_them(client: httpx.Client) -> None:
+    answer = client.post("/detokenize", json={"tokens": [-1] * 2000})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (
+        400,
+        "The body has 2000 invalid values.",
+    )
+    few = client.post("/detokenize", json={"tokens": [-1] * 1000})
+    assert (few.status_code, few.json()["error"]["param"]) == (400, "tokens.0")
+
+
 def test_a_prompt_that_does_not_fit_names_both_numbers(client: httpx.Client) -> None:
     answer = client.post(CHAT, json={"messages": [{"role": "user", "content": "x" * 1_048_576}]})
     assert answer.status_code == 400

@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from gateway.validation import explained
 from tests.strategies import json_values
@@ -35,7 +44,9 @@ class Request(Strict):
     prompt: str | list[str] | list[int] | list[list[int]] = ""
     stop: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(max_length=4)] | None = None
     tool_choice: Literal["none", "auto"] | NamedTool | None = None
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[Annotated[int, Field(ge=0, le=9)], Annotated[float, Field(ge=-100, le=100)]] | None = (
+        None
+    )
     temperature: float | None = Field(None, ge=0, le=2)
     top_k: int | None = Field(None, gt=0)
     bias: dict[str, Annotated[int, Field(lt=2**63)]] = Field(default_factory=dict, max_length=3)
@@ -54,6 +65,12 @@ class Request(Strict):
         if value % 2:
             raise ValueError("must be even")
         return value
+
+    @model_validator(mode="after")
+    def _not_both(self) -> Request:
+        if self.top_k and self.even:
+            raise ValueError("top_k and even exclude each other")
+        return self
 
 
 def told(body: object) -> tuple[str, str | None, str | None]:
@@ -89,6 +106,8 @@ def told(body: object) -> tuple[str, str | None, str | None]:
             "must be a valid string",
         ),
         ({"logit_bias": {"x": 1}}, "logit_bias", 'the key "x" must be a valid integer'),
+        ({"logit_bias": {"-1": 1}}, "logit_bias", 'the key "-1" must be greater than or equal to 0'),
+        ({"logit_bias": {"10": 1}}, "logit_bias", 'the key "10" must be less than or equal to 9'),
         (
             {"logit_bias": {"5": 101}},
             "logit_bias.5",
@@ -131,6 +150,7 @@ def test_the_field_is_named_and_what_it_has_to_be(body: dict[str, Any], param: s
             "tool",
             "unknown_parameter",
         ),
+        ({"top_k": 1, "even": 2}, "Invalid body: top_k and even exclude each other.", None, "invalid_value"),
         ({"Made up": 1}, "Unknown parameter in the body.", None, "unknown_parameter"),
     ],
 )
