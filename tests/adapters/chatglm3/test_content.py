@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adapters.chat_format import TextRules
 from adapters.chatglm3.content import PLACEHOLDER, YEAR, ContentText
 
-parts = st.sampled_from(["a", "b", "ab", "[", "[[", "训练", PLACEHOLDER, PLACEHOLDER[:5], "]]", "\n", "停"])
+parts = st.sampled_from(
+    ["a", "b", "ab", "[", "[[", "训练", PLACEHOLDER, PLACEHOLDER[:5], PLACEHOLDER[5:], "]]", "\n", "停"]
+)
 stops = st.lists(
     st.sampled_from(["a", "ab", "ba", "aab", "\n", "停", "2023", "[[", "]"]), max_size=4, unique=True
 )
@@ -63,6 +65,7 @@ def test_cut_anywhere_it_ends_where_vllm_ends_it(tokens: list[str], rules: TextR
 
 
 @given(st.lists(parts, max_size=12), all_rules, st.integers(1, 13))
+@example([PLACEHOLDER[:5], PLACEHOLDER[5:]], TextRules(stop=("2023",), min_tokens=1), 1)
 @settings(max_examples=500)
 def test_cut_anywhere_the_placeholder_is_replaced_before_stop_strings_are_sought(
     tokens: list[str], rules: TextRules, at_once: int
