@@ -109,6 +109,12 @@ class Settings(BaseSettings):
         description='What is taken where a client gives none, as {"temperature": 0.8, "top_p": 0.8}; '
         "default: the model's own.",
     )
+    tool_call_parser: str | None = Field(
+        None,
+        min_length=1,
+        description="How the model writes tool calls: hermes, llama3_json, mistral, or the name of another "
+        "parser of vLLM; default: what its chat template tells.",
+    )
     database_url: str | None = Field(
         None,
         validation_alias=_also("database_url", "DATABASE_URL"),
