@@ -1,71 +1,82 @@
-"""The chat format of a model whose tokenizer brings its own chat template.
-
-A template gives text, and a tokenizer reads control tokens out of text wherever they stand. So that
-nothing a user writes becomes one, every control token's text inside a message is taken out before the
-template runs, and its plain ids are put back into the result. A conversation without such text, which
-is nearly every one, is encoded as a whole and gives the ids that the model was trained on.
-"""
+"""The chat format of a model whose tokenizer brings its own chat template."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from typing import cast
 
 from tokenizers import Tokenizer as Backend
 
-from adapters.chat_format import PLAIN_TEXT, Conversation, Prompt, TextRules, UnrenderablePrompt, refuse_tools
+from adapters.chat_format import PLAIN_TEXT, Conversation, Prompt, TextRules, UnrenderablePrompt
+from adapters.hidden_tokens import HiddenTokens
+from adapters.jinja_template import call_family
+from adapters.template_prompts import TemplatePrompts
 from adapters.text_reader import TextReader
 from adapters.token_bytes import token_bytes
-from engine.base import Tokenizer
-
-# Roles that templates of other vendors do not know, as the ones they do.
-ROLES = {"developer": "system", "function": "tool"}
-
-# Stands for the n-th control text while a template runs: private-use code points around a number.
-_PLACEHOLDER = "\uf8f0{}\uf8f1"
-_PLACEHOLDERS = re.compile("\uf8f0([0-9]+)\uf8f1")
+from adapters.tool_calls.families import FAMILIES, Family
+from adapters.tool_calls.forced import CallListReader, NamedCallReader, arguments_schema, calls_schema
+from adapters.tool_calls.logprobs import TextLogprobs
+from adapters.tool_calls.parsed import ParsedReader
+from adapters.tool_calls.reader import Calling, CallReader
+from engine.base import StructuredOutput, Tokenizer, ToolParser
 
 
 class ChatTemplateFormat:
-    """Renders with ``tokenizer``'s own template."""
+    """Renders with ``tokenizer``'s own template.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    ``call_family``, a name in FAMILIES, says how the model writes tool calls where it may call them as it
+    likes, or ``tool_parser`` reads them; with neither, the template tells.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        call_family: str | None = None,
+        tool_parser: ToolParser | None = None,
+    ) -> None:
         self._backend = cast("Backend", tokenizer.backend_tokenizer)
-        self._plain = without_added_tokens(self._backend)
-        control = [text for text in tokenizer.get_added_vocab() if text.strip()]
-        # A few tokenizers look for some control tokens only after normalizing a text (as to lower case).
-        self._normalizer = self._backend.normalizer if reads_normalized(self._backend) else None
-        alternatives = "|".join(re.escape(text) for text in sorted(control, key=len, reverse=True))
-        # A placeholder that a user wrote is taken out like a control token.
-        self._control = re.compile(f"{alternatives}|\uf8f0|\uf8f1" if control else "\uf8f0|\uf8f1")
+        self._prompts = TemplatePrompts(tokenizer)
+        self._call_family = call_family
+        self._tool_parser = tool_parser
+        self._special = {
+            id_: token.content
+            for id_, token in self._backend.get_added_tokens_decoder().items()
+            if token.special
+        }
         self._token_bytes = token_bytes(self._backend)
         self._reader = TextReader(self._token_bytes)
 
     def render(self, conversation: Conversation) -> Prompt:
-        """Raises UnrenderablePrompt when the model has no template, or its template refuses."""
-        if not self._tokenizer.chat_template:
-            raise UnrenderablePrompt("This model has no chat template; use /v1/completions.")
-        refuse_tools(conversation)
-        return self._prompt(self._chat_ids(conversation), conversation)
+        """Raises UnrenderablePrompt when the model has no template, or its template has no place for what
+        was asked or refuses it."""
+        text = self._text_prompt(self._prompts.ids(conversation), conversation)
+        if not conversation.may_call:
+            return text
+        if conversation.structured is not None:
+            raise UnrenderablePrompt(
+                "This model can't be asked for tool calls and for structured output at once: leave out "
+                "'tools' or set 'tool_choice' to 'none'.",
+                "response_format",
+            )
+        return forced(text, conversation) if conversation.must_call else self._free(text, conversation)
 
     @property
     def template_variables(self) -> Set[str]:
-        """None yet."""
-        return frozenset()
+        """What the templates use and do not set, but for what transformers gives them."""
+        return self._prompts.variables
 
     def encode(self, prompt: str | Sequence[int], rules: TextRules = PLAIN_TEXT) -> Prompt:
         """A text comes after the tokenizer's own beginning of sequence, if it has one."""
-        ids = self._plain.encode(prompt, add_special_tokens=True).ids if isinstance(prompt, str) else prompt
+        ids = self._prompts.plain_ids(prompt, begin=True) if isinstance(prompt, str) else prompt
         if not ids:
             raise UnrenderablePrompt("The prompt must not be empty for this model.")
-        return self._prompt(ids, rules)
+        return self._text_prompt(ids, rules)
 
     def plain_ids(self, text: str) -> Sequence[int]:
         """The ids of ``text`` alone."""
-        return self._plain.encode(text, add_special_tokens=False).ids
+        return self._prompts.plain_ids(text, begin=False)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The text of one token, as bytes; nothing for a control token."""
@@ -79,69 +90,79 @@ class ChatTemplateFormat:
         """Each id as the vocabulary writes it; nothing for ids that it does not have."""
         return [self._backend.id_to_token(token_id) or "" for token_id in token_ids]
 
-    def _prompt(self, ids: Sequence[int], rules: TextRules) -> Prompt:
+    def _text_prompt(self, ids: Sequence[int], rules: TextRules) -> Prompt:
         return Prompt(
             ids,
-            self._new_reader,
+            self._new_text_reader,
             stop=rules.stop,
             structured=rules.structured,
             skip_special_tokens=rules.skip_special_tokens,
         )
 
-    def _new_reader(self) -> TextReader:
+    def _new_text_reader(self) -> TextReader:
         # It remembers nothing, so one is enough.
         return self._reader
 
-    def _chat_ids(self, conversation: Conversation) -> Sequence[int]:
-        taken: list[str] = []
+    def _free(self, text: Prompt, conversation: Conversation) -> Prompt:
+        """The answer may be text or calls, in the model's own way of writing them."""
+        if (parser := self._tool_parser) is not None:
+            return self._parsed(text, conversation, parser)
+        name = self._call_family or call_family(self._prompts.template(conversation))
+        if name is None:
+            raise UnrenderablePrompt(
+                "It is not known how this model writes tool calls: set 'tool_choice' to 'required', 'none' "
+                "or a function here, or the gateway's setting tool_call_parser.",
+                "tools",
+            )
+        family = FAMILIES[name]
+        offered = frozenset(tool.name for tool in conversation.may_call)
+        calling = Calling(family, offered, conversation.parallel_tool_calls)
+        skip = text.skip_special_tokens and not set(family.markers) & set(self._special.values())
+        shown = {} if skip else self._shown(conversation, family)
+        hidden = {} if skip else {id_: one for id_, one in self._special.items() if id_ not in shown}
 
-        def take(match: re.Match[str]) -> str:
-            taken.append(match[0])
-            return _PLACEHOLDER.format(len(taken) - 1)
+        def width(token_id: int) -> int:
+            return len(shown.get(token_id) or self._token_bytes(token_id))
 
-        messages = [
-            {
-                "role": ROLES.get(message.role, message.role),
-                "content": self._control.sub(take, self._normalized(message.content)),
-            }
-            for message in conversation.messages
-        ]
-        try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:
-            # Templates refuse with jinja2's own exceptions.
-            raise UnrenderablePrompt(f"The model's chat template refuses these messages: {error}") from error
-        if not taken:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        return [token for ids in self._pieces(text, taken) for token in ids]
+        return replace(
+            text,
+            new_reader=lambda: CallReader(
+                calling, HiddenTokens(hidden, self._token_bytes), TextLogprobs(self._token_bytes, width)
+            ),
+            skip_special_tokens=skip,
+            ends_early=not conversation.parallel_tool_calls,
+        )
 
-    def _normalized(self, text: str) -> str:
-        if self._normalizer is None:
-            return text
-        normalized: str = self._normalizer.normalize_str(text)
-        # What is the same to the model is kept as it was written where nothing hides in it.
-        return normalized if self._control.search(normalized) else text
+    def _shown(self, rules: TextRules, family: Family) -> Mapping[int, bytes]:
+        """The special tokens that are part of the text: all, or those that frame calls."""
+        return {
+            id_: one.encode()
+            for id_, one in self._special.items()
+            if not rules.skip_special_tokens or one in family.markers
+        }
 
-    def _pieces(self, text: str, taken: list[str]) -> Iterator[list[int]]:
-        """The ids of the template's text, and of what was taken out of it, in their order."""
-        for index, piece in enumerate(_PLACEHOLDERS.split(text)):
-            if index % 2:
-                yield self._plain.encode(taken[int(piece)], add_special_tokens=False).ids
-            elif piece:
-                yield self._backend.encode(piece, add_special_tokens=False).ids
-
-
-def without_added_tokens(backend: Backend) -> Backend:
-    """A copy that reads no control token out of a text, special or not; runs of spaces are none."""
-    description = json.loads(backend.to_str())
-    description["added_tokens"] = [
-        token for token in description["added_tokens"] if not token["content"].strip()
-    ]
-    return Backend.from_str(json.dumps(description))
+    def _parsed(self, text: Prompt, conversation: Conversation, parser: ToolParser) -> Prompt:
+        skip = text.skip_special_tokens and parser.skip_special_tokens
+        hidden = self._special if text.skip_special_tokens and not skip else {}
+        return replace(
+            text,
+            new_reader=lambda: ParsedReader(
+                parser,
+                conversation.may_call,
+                conversation.parallel_tool_calls,
+                self._reader,
+                HiddenTokens(hidden, self._token_bytes),
+            ),
+            skip_special_tokens=skip,
+        )
 
 
-def reads_normalized(backend: Backend) -> bool:
-    """Whether some added token is looked for in the normalized text."""
-    return backend.normalizer is not None and any(
-        token.normalized for token in backend.get_added_tokens_decoder().values()
-    )
+def forced(text: Prompt, conversation: Conversation) -> Prompt:
+    """The answer is calls, and nothing else."""
+    tools = conversation.may_call
+    if len(tools) == 1:
+        name = tools[0].name
+        structured = StructuredOutput("json", arguments_schema(tools[0]))
+        return replace(text, new_reader=lambda: NamedCallReader(name), structured=structured)
+    structured = StructuredOutput("json", calls_schema(tools, conversation.parallel_tool_calls))
+    return replace(text, new_reader=CallListReader, structured=structured)

@@ -1,7 +1,7 @@
 """The vocabulary of the house: what is asked of an engine, and what comes back.
 
 An engine turns prompt ids into output tokens. It knows nothing of HTTP, of a client's dialect or of
-the database. Implementing one takes four methods::
+the database. Implementing one takes five methods::
 
     class Echo:
         card = ModelCard(name="echo", engine="echo", max_model_len=4096, chat_format="code_points")
@@ -13,6 +13,9 @@ the database. Implementing one takes four methods::
             return EchoStream(request)
 
         async def check(self) -> None: ...
+
+        def tool_parser(self, name: str) -> ToolParser:
+            raise EngineError("This engine has no parsers of tool calls.")
 
         async def shutdown(self) -> None: ...
 
@@ -74,13 +77,28 @@ class Tokenizer(Protocol):
         """The ``tokenizers.Tokenizer`` behind it."""
 
     @property
-    def chat_template(self) -> str | None: ...
+    def chat_template(self) -> str | Mapping[str, str] | None:
+        """A template, or several by name."""
+
+    @property
+    def special_tokens_map(self) -> Mapping[str, Any]:
+        """The tokens that templates know by names, as ``bos_token``."""
+
+    def get_chat_template(
+        self, chat_template: str | None = None, tools: list[dict[str, Any]] | None = None
+    ) -> str:
+        """The template for a conversation with ``tools``, or without. Raises ValueError."""
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self,
+        conversation: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        tokenize: bool,
+        **variables: Any,
     ) -> Any: ...
-
-    def get_added_vocab(self) -> dict[str, int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +125,19 @@ class ToolCall:
     name: str
     arguments: str
     id: str = ""
+
+
+class ToolParser(Protocol):
+    """Reads the tool calls out of whole answers of one family of models.
+
+    With ``skip_special_tokens`` off, it has to be given text that special tokens are part of.
+    """
+
+    @property
+    def skip_special_tokens(self) -> bool: ...
+
+    def __call__(self, text: str, tools: Sequence[Tool]) -> tuple[str, Sequence[ToolCall]]:
+        """The text of an answer that may call ``tools`` beside its calls, and these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +327,9 @@ class Engine(Protocol):
 
     async def check(self) -> None:
         """Return if the engine can take requests, raise EngineDead if it can't."""
+
+    def tool_parser(self, name: str) -> ToolParser:
+        """The engine's own parser of tool calls with this name. Raises EngineError where it has none."""
 
     async def shutdown(self) -> None:
         """End the engine and every process of it. Safe to call twice, and after a failed ``start``."""

@@ -12,12 +12,14 @@ import contextlib
 
 from engine.base import (
     Delta,
+    EngineError,
     FinishReason,
     GenerationRequest,
     ModelCard,
     RequestRefused,
     Sampling,
     TokenLogprob,
+    ToolParser,
 )
 
 MAX_MODEL_LEN = 1_048_576
@@ -60,6 +62,10 @@ class SimulatedEngine:
 
     async def check(self) -> None:
         """Always well."""
+
+    def tool_parser(self, name: str) -> ToolParser:
+        """Raises EngineError: there are none."""
+        raise EngineError("The simulated engine only echoes: it has no parsers of tool calls.")
 
     async def shutdown(self) -> None:
         """Nothing to end."""

@@ -31,6 +31,9 @@ from engine.base import (
     RequestRefused,
     Tokenizer,
     TokenLogprob,
+    Tool,
+    ToolCall,
+    ToolParser,
 )
 from engine.process_guard import GATEWAY_PID
 
@@ -201,6 +204,10 @@ class VllmEngine:
         except Exception as error:
             raise EngineDead("The engine's processes have ended.") from error
 
+    def tool_parser(self, name: str) -> ToolParser:
+        """One of vLLM's own. Raises EngineError, with some of their names where it has none of this one."""
+        return VllmToolParser(self.tokenizer, name)
+
     async def shutdown(self) -> None:
         """End vLLM's processes; waits for them, up to SHUTDOWN_SECONDS."""
         llm, self._llm = self._llm, None
@@ -256,6 +263,50 @@ class VllmStream:
             await self._llm.abort(self._request_id)
         except Exception as error:
             raise translated(error) from error
+
+
+class VllmToolParser:
+    """A parser of vLLM, by its name there (``--tool-call-parser``); a ToolParser."""
+
+    def __init__(self, tokenizer: Tokenizer, name: str) -> None:
+        from vllm.tool_parsers import ToolParserManager
+
+        try:
+            self._new = ToolParserManager.get_tool_parser(name)
+        except KeyError as error:
+            names = ", ".join(ToolParserManager.list_registered())
+            raise EngineError(f"vLLM has no tool_call_parser '{name}'; it has {names}.") from error
+        self._tokenizer = tokenizer
+        try:
+            request = self._request([Tool("f", {"name": "f"})])
+            adjusted = self._new(tokenizer, request.tools).adjust_request(request)
+        except Exception as error:
+            raise EngineError(
+                f"vLLM's tool_call_parser '{name}' can't be used with this model: {reason(error)}"
+            ) from error
+        self.skip_special_tokens = bool(adjusted.skip_special_tokens)
+
+    def __call__(self, text: str, tools: Sequence[Tool]) -> tuple[str, list[ToolCall]]:
+        """What vLLM's server makes of a whole answer; text that breaks a parser is text."""
+        request = self._request(tools)
+        try:
+            found = self._new(self._tokenizer, request.tools).extract_tool_calls(text, request)
+        except Exception:
+            log.exception("a tool parser of vLLM broke")
+            return text, []
+        if not found.tools_called:
+            return text, []
+        calls = [ToolCall(call.function.name, call.function.arguments) for call in found.tool_calls]
+        return found.content or "", calls
+
+    def _request(self, tools: Sequence[Tool]) -> Any:
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+        return ChatCompletionRequest(
+            messages=[],
+            tools=[{"type": "function", "function": dict(tool.definition)} for tool in tools],
+            tool_choice="auto",
+        )
 
 
 def told_logprobs(completion: Any, most: int) -> list[TokenLogprob]:

@@ -94,7 +94,7 @@ class Lifecycle:
             self._engine = await asyncio.to_thread(new_engine, settings, model)
             async with Step(f"Starting the engine ({settings.engine}, {model.name})"):
                 await self._interruptible(self._engine.start())
-            self._chat_format = chat_format_of(self._engine)
+            self._chat_format = chat_format_of(self._engine, settings.tool_call_parser)
             if settings.engine == "vllm" and settings.model == DEMO:
                 async with Step("Asking the model a question with a known answer"):
                     await self_check(self._engine, self._chat_format)
@@ -212,8 +212,11 @@ def new_engine(settings: Settings, model: Path) -> Engine:
     )
 
 
-def chat_format_of(engine: Engine) -> ChatFormat:
-    """How the engine's model is spoken to."""
+def chat_format_of(engine: Engine, tool_call_parser: str | None = None) -> ChatFormat:
+    """How the engine's model is spoken to. Raises EngineError where nothing is known by the name
+    ``tool_call_parser``."""
+    if tool_call_parser is not None and engine.card.chat_format != "chat_template":
+        raise EngineError("tool_call_parser: this model needs none, the gateway knows how it is spoken to.")
     if engine.card.chat_format == "code_points":
         from adapters.code_points import CodePointFormat
 
@@ -224,8 +227,11 @@ def chat_format_of(engine: Engine) -> ChatFormat:
 
         return ChatGLM3Format(engine.tokenizer)
     from adapters.chat_template import ChatTemplateFormat
+    from adapters.tool_calls.families import FAMILIES
 
-    return ChatTemplateFormat(engine.tokenizer)
+    if tool_call_parser is None or tool_call_parser in FAMILIES:
+        return ChatTemplateFormat(engine.tokenizer, call_family=tool_call_parser)
+    return ChatTemplateFormat(engine.tokenizer, tool_parser=engine.tool_parser(tool_call_parser))
 
 
 async def convert_demo_model(data_dir: Path) -> None:

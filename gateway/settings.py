@@ -127,6 +127,12 @@ class Settings(BaseSettings):
         description="YAML file of prompt templates, type -> name -> template, which replaces those that come "
         "along entry by entry; default: those that come along.",
     )
+    tool_call_parser: str | None = Field(
+        None,
+        min_length=1,
+        description="How the model writes tool calls: hermes, llama3_json, mistral, or the name of another "
+        "parser of vLLM; default: what its chat template tells.",
+    )
     database_url: str | None = Field(
         None,
         validation_alias=_also("database_url", "DATABASE_URL"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer as Backend
 
-from adapters.chat_template import without_added_tokens
+from adapters.control_text import without_added_tokens
 from adapters.token_bytes import token_bytes
 
 END_OF_SEQUENCE = 2

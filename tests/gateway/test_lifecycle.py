@@ -63,7 +63,7 @@ async def test_an_interrupt_between_two_steps_of_the_start_is_not_lost(
 ) -> None:
     lifecycle, folder = simulated
 
-    def interrupting(engine: object) -> CodePointFormat:
+    def interrupting(*given: object) -> CodePointFormat:
         lifecycle.interrupt()
         return CodePointFormat()
 
