@@ -160,6 +160,7 @@ class ChatCompletionRequest(Body):
 
     messages: list[Message] = Field(
         min_length=1,
+        fail_fast=True,
         description="The conversation so far. (OpenAI)",
         json_schema_extra={"x-origin": "OpenAI"},
     )
@@ -346,7 +347,7 @@ def _prompt_form(value: object) -> str | None:
     return "many-texts" if not value or isinstance(value[0], str) else "one-list-of-ids"
 
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 PromptField = Annotated[
     Annotated[str, Tag("a-text")]
     | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS), Tag("many-texts")]
