@@ -301,7 +301,7 @@ class ChatCompletionRequest(Body):
     @property
     def conversation(self) -> Conversation:
         """What is asked of the model."""
-        tools = tuple(one.tool for one in self.tools or self.functions or ())
+        tools = self._tools
         may_call, must_call = self._callable(tools)
         goes_on = bool(self.continue_final_message)
         return Conversation(
@@ -318,15 +318,20 @@ class ChatCompletionRequest(Body):
 
     def tool_fields(self) -> dict[str, Any]:
         """What the client asked of tools, for the row."""
-        tools = {"tools": [dict(tool.definition) for tool in self.conversation.tools]}
-        choice = self.model_dump(include=TOOL_FIELDS, exclude_none=True)
-        return tools | choice if tools["tools"] else {}
+        tools = [dict(tool.definition) for tool in self._tools]
+        if not tools:
+            return {}
+        return {"tools": tools} | self.model_dump(include=TOOL_FIELDS, exclude_none=True)
 
     def ignored_fields(self) -> Iterator[str]:
         """Fields that were sent and change nothing here."""
         yield from super().ignored_fields()
         if self.store is False:
             yield "store"
+
+    @property
+    def _tools(self) -> tuple[Tool, ...]:
+        return tuple(one.tool for one in self.tools or self.functions or ())
 
     def _callable(self, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], bool]:
         """The tools that may be called, and whether one of them has to be."""
