@@ -85,7 +85,9 @@ class Body(SamplingFields, ChatchatFields):
     stream: bool | None = openai("Answer as server-sent events. Default: false.")
     stream_options: StreamOptions | None = openai("Only with stream=true.")
     user: Label | None = openai("Your name for the end user, for the row; at most 512 characters.")
-    echo: bool | None = vllm("Repeat the prompt before the answer. Default: false.")
+    echo: bool | None = vllm(
+        "Repeat the last message before the answer, where it is an assistant's. Default: false."
+    )
     return_token_ids: bool | None = vllm("Tell the ids of the prompt and the answer. Default: false.")
 
     @field_validator("stream_options")
@@ -379,6 +381,10 @@ class CompletionRequest(Body):
         "Tell the log-probability of each token, and of so many of the likeliest ones, 0 to 20.",
         ge=0,
         le=MOST_LOGPROBS,
+    )
+    echo: bool | None = openai(
+        "Repeat the prompt before the text; with logprobs it has them too, and with max_tokens 0 nothing "
+        "comes after it. Default: false."
     )
     best_of: int | None = openai("Only the same as n: all choices are told.", ge=1)
     add_special_tokens: bool | None = vllm(
