@@ -147,6 +147,7 @@ def test_an_empty_value_in_the_environment_is_none(monkeypatch: pytest.MonkeyPat
         ("drain_seconds", "-1"),
         ("commit_wait_seconds", "0"),
         ("served_model_name", ""),
+        ("tool_call_parser", ""),
         ("simulated_ttft_ms", "-1"),
         ("simulated_tokens_per_second", "0"),
         ("engine_args", "[]"),
