@@ -8,7 +8,6 @@ spends its time on.
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -25,10 +24,22 @@ LINE_END = "\n"
 DONE = ServerSentEvent("[DONE]", sep=LINE_END).encode()
 KEEP_ALIVE = ServerSentEvent(comment="keep-alive", sep=LINE_END).encode()
 
+# End a line for Python's str.splitlines, and so for httpx's iter_lines; JSON leaves them as they are.
+_LINE_ENDS = [(end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029"]
+
+
+def one_line(value: object) -> bytes:
+    """JSON that is one line to every reader."""
+    text = to_json(value)
+    if not text.isascii():
+        for end, escaped in _LINE_ENDS:
+            text = text.replace(end, escaped)
+    return text
+
 
 def event(fields: Mapping[str, Any]) -> bytes:
     """One event of any content; an error in a stream is one with the key ``error``."""
-    return ServerSentEvent(to_json(fields).decode(), sep=LINE_END).encode()
+    return ServerSentEvent(one_line(fields).decode(), sep=LINE_END).encode()
 
 
 class _Chunks:
@@ -41,8 +52,7 @@ class _Chunks:
         self._wanted = wanted
         self._heads = heads
         self._begun: set[int] = set()
-        head = json.dumps(envelope.fields(self.kind), ensure_ascii=False, separators=(",", ":"))
-        self._top = b"data: " + head[:-1].encode()
+        self._top = b"data: " + one_line(envelope.fields(self.kind))[:-1]
         self._open = self._top + b',"choices":['
         self._close = b"]%s}\n\n" % (b',"usage":null' if wanted.usage else b"")
         pairs = [self._text_choice(index) for index in range(len(heads))]
@@ -75,7 +85,7 @@ class _Chunks:
             return begin + b"".join(self._chunk(choice, usage) for choice in self._choices(index, piece))
         if not piece.text:
             return b""
-        data = self._before[index] + to_json(piece.text) + self._after[index]
+        data = self._before[index] + one_line(piece.text) + self._after[index]
         return data if index in self._begun else self._begin(index, piece, usage) + data
 
     def last(self, end_reasons: Sequence[EndReason], usage: Usage) -> bytes:
@@ -97,8 +107,8 @@ class _Chunks:
         close = self._close
         if self._wanted.continuous_usage:
             close = b'],"usage":%s}\n\n' % to_json(usage_fields(usage))
-        top = self._top + b"," + to_json(beside)[1:-1] if beside else self._top
-        return top + b',"choices":[' + to_json(choice) + close
+        top = self._top + b"," + one_line(beside)[1:-1] if beside else self._top
+        return top + b',"choices":[' + one_line(choice) + close
 
 
 class ChatChunks(_Chunks):

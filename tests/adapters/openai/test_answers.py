@@ -111,7 +111,10 @@ def test_usage_comes_last_and_only_when_asked_for(
 def test_each_piece_of_text_is_one_event(kind: type[Chunks], text: str) -> None:
     chunks = kind(ENVELOPE, Wanted())
     more(chunks, Piece("first"))
-    assert len(events(more(chunks, Piece(text)))) == 1
+    data = more(chunks, Piece(text))
+    assert len(events(data)) == 1
+    # Also to a reader that takes each line for itself, and ends lines where Python does.
+    assert len(data.decode().splitlines()) == 2
 
 
 @given(st.lists(texts, max_size=4), st.booleans())
@@ -181,6 +184,7 @@ def test_two_streams_do_not_share_anything(kind: type[Chunks]) -> None:
 def test_an_event_of_anything_is_one_event(fields: dict[str, Any]) -> None:
     (data,) = events(event(fields))
     assert json.loads(data) == fields
+    assert len(data.splitlines()) == 1
 
 
 CALLS = [
