@@ -105,6 +105,11 @@ class Body(SamplingFields, ChatchatFields):
         return value
 
     @property
+    def field_names(self) -> dict[str, str]:
+        """What this body calls fields that an engine knows by another name."""
+        return {"structured": "structured_outputs"}
+
+    @property
     def names_tier(self) -> bool:
         """Whether the answer has to say in which service tier it was made."""
         return False
@@ -282,6 +287,22 @@ class ChatCompletionRequest(Body):
     def wanted(self) -> Wanted:
         """What the answer's form depends on."""
         return replace(super().wanted, legacy=bool(self.functions))
+
+    @property
+    def field_names(self) -> dict[str, str]:
+        """What this body calls fields that an engine knows by another name."""
+        if self.structured is None:
+            constraint = "tools"
+        else:
+            constraint = "structured_outputs" if self.structured_outputs else "response_format"
+        limit = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+        logprobs = "logprobs" if self.top_logprobs is None else "top_logprobs"
+        return {
+            "prompt": "messages",
+            "structured": constraint,
+            "max_tokens": limit,
+            "logprobs": logprobs,
+        }
 
     @property
     def names_tier(self) -> bool:
