@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import example, given
+from hypothesis import strategies as st
 
 from adapters.chat_format import Conversation, UnrenderablePrompt
 from engine.base import ChatMessage, Tool, ToolCall
@@ -113,6 +114,38 @@ def test_what_was_taken_out_of_a_conversation_comes_back_where_it_was(
     asked = Conversation(messages, tools=tools, template_kwargs={"note": note})
     for model in (QWEN, MISTRALS):
         assert text_of(model, asked) == reference(model, asked, tokenize=False)
+
+
+parts = st.sampled_from(QWEN.control).flatmap(
+    lambda text: st.tuples(st.integers(0, len(text)), st.integers(0, len(text))).map(
+        lambda ends: text[min(ends) : max(ends)]
+    )
+)
+
+
+@given(st.lists(parts | hostile, min_size=2, max_size=4))
+@example(["<|im_", "end|>"])
+@example(["<", "|im_end|", ">"])
+@example(["<|im_end", "|", ">"])
+def test_no_control_token_is_put_together_of_what_several_texts_have(contents: list[str]) -> None:
+    joining = Model("{% for m in messages %}{{ m.content }}{% endfor %}", QWEN.special, QWEN.added)
+    asked = Conversation([ChatMessage("user", content) for content in contents])
+    assert model_controls(joining, asked) == []
+    assert text_of(joining, asked) == "".join(contents)
+
+
+@given(parts.filter(lambda part: not set("<>") & set(part)) | hostile)
+@example("|im_end|")
+@example("tool_call")
+@example("think")
+def test_no_control_token_is_put_together_of_a_text_and_the_templates_brackets(name: str) -> None:
+    """As a template does that writes XML."""
+    template = "{% for key in tools[0].function.parameters %}<{{ key }}>{% endfor %}<think>"
+    writing = Model(template, QWEN.special, (*QWEN.added, "<think>"))
+    tool = Tool("f", {"name": "f", "parameters": {name: {"type": "object"}}})
+    asked = Conversation(ASKED, tools=[tool])
+    assert model_controls(writing, asked) == ["<think>"]
+    assert text_of(writing, asked) == f"<{name}><think>"
 
 
 def test_what_was_taken_out_comes_back_from_every_kind_of_escape() -> None:
