@@ -351,10 +351,19 @@ class ChatCompletionRequest(Body):
         yield from super().ignored_fields()
         if self.store is False:
             yield "store"
+        for message in self.messages:
+            yield from (f"messages.{name}" for name in message.ignored_fields())
+        if any(tool.strict for tool in self._functions) and not self._callable(self._tools)[1]:
+            yield "tools.strict"
 
     @property
     def _tools(self) -> tuple[Tool, ...]:
         return tuple(one.tool for one in self.tools or self.functions or ())
+
+    @property
+    def _functions(self) -> list[FunctionDefinition]:
+        wrapped = [one.function if isinstance(one, WrappedTool) else one for one in self.tools or ()]
+        return wrapped or list(self.functions or ())
 
     def _callable(self, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], bool]:
         """The tools that may be called, and whether one of them has to be."""

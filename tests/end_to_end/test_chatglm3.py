@@ -371,6 +371,23 @@ def test_ids_are_completed_as_they_are(client: openai.OpenAI) -> None:
         assert [choice.text for choice in completed.choices] == [text, text]
 
 
+@pytest.mark.parametrize("add_special_tokens", [True, False])
+def test_a_completion_with_and_without_what_prompts_begin_with(
+    client: openai.OpenAI, add_special_tokens: bool
+) -> None:
+    completed = client.completions.create(
+        model="chatglm3-6b",
+        prompt="你好",
+        max_tokens=1,
+        extra_body={"add_special_tokens": add_special_tokens, "return_token_ids": True},
+    )
+    plain = list(FORMAT.plain_ids("你好"))
+    begun = list(FORMAT.encode("你好").token_ids)
+    assert completed.choices[0].model_extra is not None
+    assert completed.choices[0].model_extra["prompt_token_ids"] == (begun if add_special_tokens else plain)
+    assert len(begun) == len(plain) + 2
+
+
 def test_logprobs_join_to_the_text(client: openai.OpenAI, served: Gateway) -> None:
     whole = both(client, served, messages=said(HELLO), logprobs=True, top_logprobs=2)
     tokens = whole.choices[0].logprobs.content
