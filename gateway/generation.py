@@ -142,6 +142,7 @@ class Generation:
             (query, [Choice(request, query.new_reader()) for request in query.requests]) for query in queries
         ]
         self.choices = [choice for _, choices in self._prompts for choice in choices]
+        self._only = self.choices[0] if len(self.choices) == 1 else None
         self._next_of: dict[asyncio.Task[Piece], int] = {}
         # The watch for the client, and the aborts that a timer or a client caused.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -155,6 +156,8 @@ class Generation:
     @property
     def ended(self) -> bool:
         """Whether ``next`` has given the last there is."""
+        if self._only is not None:
+            return self._only.ended
         return all(choice.ended for choice in self.choices)
 
     @property
@@ -254,8 +257,9 @@ class Generation:
 
     async def next(self) -> Sequence[tuple[int, Piece]]:
         """What the engine's next Deltas add to the choices. Raises GatewayError."""
-        if len(self.choices) == 1:
-            pieces: Sequence[tuple[int, Piece]] = ((0, await self.choices[0].next()),)
+        pieces: Sequence[tuple[int, Piece]]
+        if self._only is not None:
+            pieces = ((0, await self._only.next()),)
         else:
             pieces = await self._next_of_many()
         if self.ttft_seconds is None:

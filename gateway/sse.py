@@ -75,11 +75,11 @@ class EventStream(Response):
                 await self._end_comments()
 
     async def _stream(self, generation: Generation) -> None:
-        data = await self._next(generation)
+        data = self._encoded(await generation.next())
         while not generation.ended:
             if data:
                 await self._send(data, more=True)
-            data = await self._next(generation)
+            data = self._encoded(await generation.next())
         if data and generation.finished and not self._started:
             # A first token never waits for a commit.
             await self._send(data, more=True)
@@ -93,11 +93,11 @@ class EventStream(Response):
                 await self._send(data, more=True)
             raise generation.failure
 
-    async def _next(self, generation: Generation) -> bytes:
-        pieces = await generation.next()
-        usage = generation.usage if self._chunks.tells_usage else NO_USAGE
+    def _encoded(self, pieces: Sequence[tuple[int, Piece]]) -> bytes:
+        usage = self._generation.usage if self._chunks.tells_usage else NO_USAGE
         if len(pieces) == 1:
-            return self._chunks.more(*pieces[0], usage)
+            ((index, piece),) = pieces
+            return self._chunks.more(index, piece, usage)
         return b"".join(self._chunks.more(index, piece, usage) for index, piece in pieces)
 
     async def _send(self, data: bytes, more: bool) -> None:
@@ -105,18 +105,18 @@ class EventStream(Response):
             # It may be sending the headers.
             await self._comment
         self._sending = True
-        await self._write(data, more)
+        if not self._started:
+            await self._start()
+        await self._send_message({"type": "http.response.body", "body": data, "more_body": more})
         self._sending = False
         self._sent_at = self._loop.time()
 
-    async def _write(self, data: bytes, more: bool) -> None:
-        if not self._started:
-            self._started = True
-            self.headers.update(timing_headers(self._generation))
-            await self._send_message(
-                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-            )
-        await self._send_message({"type": "http.response.body", "body": data, "more_body": more})
+    async def _start(self) -> None:
+        self._started = True
+        self.headers.update(timing_headers(self._generation))
+        await self._send_message(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
 
     def _wait_for_silence(self) -> None:
         self._timer = self._loop.call_at(self._sent_at + self._keep_alive_seconds, self._break_silence)
@@ -131,7 +131,9 @@ class EventStream(Response):
 
     async def _send_comment(self) -> None:
         try:
-            await self._write(KEEP_ALIVE, more=True)
+            if not self._started:
+                await self._start()
+            await self._send_message({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
         finally:
             self._comment = None
 

@@ -25,9 +25,9 @@ message = Table(
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("endpoint", Text, nullable=False),
     Column("model", Text, nullable=False),
-    # running, completed, cancelled, error or shutdown.
+    # running, completed, cancelled, timeout, error or shutdown.
     Column("status", Text, nullable=False),
-    # stop, length, or the status where it is not completed.
+    # stop, length or tool_calls, or the status where it is not completed.
     Column("finish_reason", Text),
     Column("prompt_tokens", Integer, nullable=False, server_default="0"),
     Column("completion_tokens", Integer, nullable=False, server_default="0"),

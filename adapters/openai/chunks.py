@@ -80,13 +80,13 @@ class _Chunks:
     def more(self, index: int, piece: Piece, usage: Usage) -> bytes:
         """One more piece of a choice; nothing where it has nothing to tell. ``usage`` is that of the whole
         answer so far."""
-        plain = not (self._detailed or piece.tool_calls or piece.logprobs or piece.prompt_logprobs)
-        if plain and not piece.text:
+        if self._detailed or piece.tool_calls or piece.logprobs or piece.prompt_logprobs:
+            begin = b"" if index in self._begun else self._begin(index, piece, usage)
+            return begin + b"".join(self._chunk(choice, usage) for choice in self._choices(index, piece))
+        if not piece.text:
             return b""
-        begin = b"" if index in self._begun else self._begin(index, piece, usage)
-        if plain:
-            return begin + self._before[index] + one_line(piece.text) + self._after[index]
-        return begin + b"".join(self._chunk(choice, usage) for choice in self._choices(index, piece))
+        data = self._before[index] + one_line(piece.text) + self._after[index]
+        return data if index in self._begun else self._begin(index, piece, usage) + data
 
     def last(self, end_reasons: Sequence[EndReason], usage: Usage) -> bytes:
         """The end of the stream: each choice's finish_reason, usage where asked for, ``[DONE]``."""

@@ -5,7 +5,7 @@ Source: OpenAI's published specification (ChatCompletionRequestMessage).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -49,13 +49,15 @@ class Message(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = Field(
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = Field(
         None,
         validate_default=True,
         description="Text, or a list of text parts; null only where the role is assistant.",
     )
     name: str | None = Field(None, description="With the role function: the function that was called.")
-    tool_calls: list[MessageToolCall] | None = Field(None, description="With the role assistant.")
+    tool_calls: Annotated[list[MessageToolCall], Field(fail_fast=True)] | None = Field(
+        None, description="With the role assistant."
+    )
     function_call: CalledFunction | None = Field(None, description="The older form of tool_calls.")
     tool_call_id: str | None = Field(None, description="With the role tool: the call that this answers.")
 

@@ -85,7 +85,9 @@ class Body(SamplingFields, ChatchatFields):
     stream: bool | None = openai("Answer as server-sent events. Default: false.")
     stream_options: StreamOptions | None = openai("Only with stream=true.")
     user: Label | None = openai("Your name for the end user, for the row; at most 512 characters.")
-    echo: bool | None = vllm("Repeat the prompt before the answer. Default: false.")
+    echo: bool | None = vllm(
+        "Repeat the last message before the answer, where it is an assistant's. Default: false."
+    )
     return_token_ids: bool | None = vllm("Tell the ids of the prompt and the answer. Default: false.")
 
     @field_validator("stream_options")
@@ -160,6 +162,7 @@ class ChatCompletionRequest(Body):
 
     messages: list[Message] = Field(
         min_length=1,
+        fail_fast=True,
         description="The conversation so far. (OpenAI)",
         json_schema_extra={"x-origin": "OpenAI"},
     )
@@ -300,7 +303,7 @@ class ChatCompletionRequest(Body):
     @property
     def conversation(self) -> Conversation:
         """What is asked of the model."""
-        tools = tuple(one.tool for one in self.tools or self.functions or ())
+        tools = self._tools
         may_call, must_call = self._callable(tools)
         goes_on = bool(self.continue_final_message)
         return Conversation(
@@ -317,15 +320,20 @@ class ChatCompletionRequest(Body):
 
     def tool_fields(self) -> dict[str, Any]:
         """What the client asked of tools, for the row."""
-        tools = {"tools": [dict(tool.definition) for tool in self.conversation.tools]}
-        choice = self.model_dump(include=TOOL_FIELDS, exclude_none=True)
-        return tools | choice if tools["tools"] else {}
+        tools = [dict(tool.definition) for tool in self._tools]
+        if not tools:
+            return {}
+        return {"tools": tools} | self.model_dump(include=TOOL_FIELDS, exclude_none=True)
 
     def ignored_fields(self) -> Iterator[str]:
         """Fields that were sent and change nothing here."""
         yield from super().ignored_fields()
         if self.store is False:
             yield "store"
+
+    @property
+    def _tools(self) -> tuple[Tool, ...]:
+        return tuple(one.tool for one in self.tools or self.functions or ())
 
     def _callable(self, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], bool]:
         """The tools that may be called, and whether one of them has to be."""
@@ -346,7 +354,7 @@ def _prompt_form(value: object) -> str | None:
     return "many-texts" if not value or isinstance(value[0], str) else "one-list-of-ids"
 
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 PromptField = Annotated[
     Annotated[str, Tag("a-text")]
     | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS), Tag("many-texts")]
@@ -373,6 +381,10 @@ class CompletionRequest(Body):
         "Tell the log-probability of each token, and of so many of the likeliest ones, 0 to 20.",
         ge=0,
         le=MOST_LOGPROBS,
+    )
+    echo: bool | None = openai(
+        "Repeat the prompt before the text; with logprobs it has them too, and with max_tokens 0 nothing "
+        "comes after it. Default: false."
     )
     best_of: int | None = openai("Only the same as n: all choices are told.", ge=1)
     add_special_tokens: bool | None = vllm(

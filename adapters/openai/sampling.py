@@ -125,7 +125,7 @@ class SamplingFields(BaseModel):
     bad_words: Annotated[list[StopString], Field(max_length=128)] | None = vllm(
         "Texts that may not come; at most 128."
     )
-    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = vllm(
+    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1, fail_fast=True)] | None = vllm(
         "The only tokens that may come."
     )
     prompt_logprobs: int | None = vllm(

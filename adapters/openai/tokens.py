@@ -57,4 +57,6 @@ class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0, le=MOST_TOKEN_ID)]] = Field(description="The ids.")
+    tokens: list[Annotated[int, Field(ge=0, le=MOST_TOKEN_ID)]] = Field(
+        fail_fast=True, description="The ids."
+    )

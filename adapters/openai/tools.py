@@ -153,7 +153,9 @@ class StructuredOutputs(BaseModel):
     json_: JsonObject | str | None = Field(None, alias="json", description="A JSON schema.")
     json_object: Literal[True] | None = Field(None, description="Any JSON object.")
     regex: str | None = Field(None, min_length=1, description="A regular expression.")
-    choice: list[str] | None = Field(None, min_length=1, description="One of these texts.")
+    choice: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = Field(
+        None, description="One of these texts."
+    )
     grammar: str | None = Field(None, min_length=1, description="A grammar in EBNF.")
 
     @model_validator(mode="after")
