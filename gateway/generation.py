@@ -19,15 +19,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from starlette.types import Receive
 
 from adapters.chat_format import Answer, Piece, Reader
-from engine.base import Engine, EngineError, GenerationRequest, Usage
+from engine.base import Engine, EngineError, GenerationRequest, RequestRefused, Usage
 from gateway import metrics
 from gateway.choice import Choice
 from gateway.errors import DeadlineExceeded, GatewayError, GenerationError, Unavailable, from_engine
@@ -46,11 +46,15 @@ SUBMITTED_PER_TURN = 16
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One prompt on its way: its row, and the engine's request for each of its choices."""
+    """One prompt on its way: its row, and the engine's request for each of its choices.
+
+    ``field_names``: what the client calls fields that the engine knows by another name.
+    """
 
     row: MessageRow
     requests: Sequence[GenerationRequest]
     new_reader: Callable[[], Reader]
+    field_names: Mapping[str, str] = field(default_factory=dict)
 
 
 class Generations:
@@ -224,7 +228,11 @@ class Generation:
         submitted = 0
         for query, choices in self._prompts:
             for choice in choices:
-                await choice.submit(self._generations.engine)
+                try:
+                    await choice.submit(self._generations.engine)
+                except RequestRefused as error:
+                    error.param = query.field_names.get(error.param or "", error.param)
+                    raise
                 if choice is choices[0]:
                     self._generations.recorder.begin(query.row)
                     self._begun.append(query.row)

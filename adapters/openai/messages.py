@@ -5,6 +5,7 @@ Source: OpenAI's published specification (ChatCompletionRequestMessage).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from adapters.openai.tools import FunctionName
 from engine.base import ChatMessage, ToolCall
 
+# Only a function's message is told apart by its name.
+ROLES_WITH_NAME = ("tool", "function")
 ROLES_WITH_CONTENT = ("system", "developer", "user", "tool", "function")
 
 
@@ -92,6 +95,14 @@ class Message(BaseModel):
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content)
         return self.content or ""
+
+    def ignored_fields(self) -> Iterator[str]:
+        """Fields that were sent and change nothing here."""
+        for name, value in (self.model_extra or {}).items():
+            if value is not None:
+                yield name
+        if self.name is not None and self.role not in ROLES_WITH_NAME:
+            yield "name"
 
     def stored_fields(self) -> dict[str, Any]:
         """What was given of the fields that are known, for the row."""

@@ -105,6 +105,11 @@ class Body(SamplingFields, ChatchatFields):
         return value
 
     @property
+    def field_names(self) -> dict[str, str]:
+        """What this body calls fields that an engine knows by another name."""
+        return {"structured": "structured_outputs"}
+
+    @property
     def names_tier(self) -> bool:
         """Whether the answer has to say in which service tier it was made."""
         return False
@@ -284,6 +289,22 @@ class ChatCompletionRequest(Body):
         return replace(super().wanted, legacy=bool(self.functions))
 
     @property
+    def field_names(self) -> dict[str, str]:
+        """What this body calls fields that an engine knows by another name."""
+        if self.structured is None:
+            constraint = "tools"
+        else:
+            constraint = "structured_outputs" if self.structured_outputs else "response_format"
+        limit = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+        logprobs = "logprobs" if self.top_logprobs is None else "top_logprobs"
+        return {
+            "prompt": "messages",
+            "structured": constraint,
+            "max_tokens": limit,
+            "logprobs": logprobs,
+        }
+
+    @property
     def names_tier(self) -> bool:
         """Whether the answer has to say in which service tier it was made."""
         return self.service_tier is not None
@@ -330,10 +351,19 @@ class ChatCompletionRequest(Body):
         yield from super().ignored_fields()
         if self.store is False:
             yield "store"
+        for message in self.messages:
+            yield from (f"messages.{name}" for name in message.ignored_fields())
+        if any(tool.strict for tool in self._functions) and not self._callable(self._tools)[1]:
+            yield "tools.strict"
 
     @property
     def _tools(self) -> tuple[Tool, ...]:
         return tuple(one.tool for one in self.tools or self.functions or ())
+
+    @property
+    def _functions(self) -> list[FunctionDefinition]:
+        wrapped = [one.function if isinstance(one, WrappedTool) else one for one in self.tools or ()]
+        return wrapped or list(self.functions or ())
 
     def _callable(self, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], bool]:
         """The tools that may be called, and whether one of them has to be."""

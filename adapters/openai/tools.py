@@ -32,6 +32,9 @@ FunctionName = Annotated[str, StringConstraints(min_length=1, max_length=64, pat
 
 MOST_TOOLS = 128
 
+# Of a function, what the model is shown.
+SHOWN_FIELDS = {"name", "description", "parameters"}
+
 
 def _finite(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """JSON has no NaN and no infinity, and a row's column takes none."""
@@ -55,13 +58,14 @@ class FunctionDefinition(_Strict):
     name: FunctionName
     description: str | None = None
     parameters: JsonObject | None = None
+    strict: bool | None = Field(
+        None, description="The arguments fit the schema; so they do where a call has to be made."
+    )
 
     @property
     def tool(self) -> Tool:
         """Name, description and parameters, in this order, as far as they are given."""
-        return Tool(
-            self.name, self.model_dump(include=set(FunctionDefinition.model_fields), exclude_none=True)
-        )
+        return Tool(self.name, self.model_dump(include=SHOWN_FIELDS, exclude_none=True))
 
 
 class WrappedTool(_Strict):

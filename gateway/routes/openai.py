@@ -169,7 +169,7 @@ def query_of(body: Body, asked: Asked, card: ModelCard, form: Form) -> Query:
         )
         for choice in range(body.choice_count)
     ]
-    return Query(asked.row, requests, prompt.new_reader)
+    return Query(asked.row, requests, prompt.new_reader, body.field_names)
 
 
 async def whole(generation: Generation, encode: Callable[[Sequence[Answer], Usage], bytes]) -> Response:

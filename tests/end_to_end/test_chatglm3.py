@@ -24,8 +24,10 @@ from tests.end_to_end.served import Gateway, launch, running
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
 
+from adapters.chatglm3.calls import write_call
 from tests.chatglm3.checkpoint import small_tokenizer_model, write_checkpoint
 from tests.end_to_end.chatglm3_scripts import (
+    ALONE,
     ANSWER,
     ARGUMENTS,
     ATTACK,
@@ -36,10 +38,12 @@ from tests.end_to_end.chatglm3_scripts import (
     FORMAT,
     HELLO,
     INTERPRETER,
+    PIECES,
     PREAMBLE,
     PRIMES,
     RAIN,
     RESULT,
+    SINCE,
     TOOLS,
     WEATHER,
     WHEN,
@@ -194,6 +198,144 @@ def test_a_stop_string_ends_the_text(client: openai.OpenAI, served: Gateway) -> 
         assert whole.choices[0].finish_reason == streamed.finish_reason == "stop"
         for id_ in (whole.id, streamed.id):
             assert (served.row(id_)["response"], served.row(id_)["status"]) == (streamed.text, "completed")
+
+
+CONTENT = PIECES.encode(ANSWER)
+
+
+def test_a_stop_string_may_be_part_of_the_text_and_is_sought_after_min_tokens(
+    client: openai.OpenAI, served: Gateway
+) -> None:
+    header = len(PIECES.encode("\n"))
+    line = len(PIECES.encode(ANSWER.partition("\n")[0]))
+    for stop, min_tokens, ends in (
+        ("\n", 0, ANSWER.index("\n")),
+        # With the first of the two line breaks.
+        ("\n", header + line + 1, ANSWER.index("\n") + 1),
+        ("\n", header + line + 2, None),
+        ("GLM", header, ANSWER.index("GLM")),
+        ("。\n\n", header + line, ANSWER.index("。\n\n")),
+    ):
+        for include in (False, True):
+            rules = {"stop": [stop], "min_tokens": min_tokens, "include_stop_str_in_output": include}
+            whole = both(client, served, messages=said(HELLO), extra_body=rules)
+            expected = ANSWER if ends is None else ANSWER[: ends + len(stop) * include]
+            assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == (expected, "stop")
+
+
+def test_min_tokens_hold_the_end_off_and_ignore_eos_goes_beyond_it(
+    client: openai.OpenAI, served: Gateway
+) -> None:
+    length = len(segment(ANSWER))
+    for rules in ({"min_tokens": length + 5}, {"ignore_eos": True}):
+        whole = both(
+            client,
+            served,
+            messages=said(HELLO),
+            max_tokens=length + 5,
+            seed=1,
+            temperature=1,
+            extra_body=rules,
+        )
+        assert whole.choices[0].message.content.startswith(ANSWER)
+        assert whole.choices[0].finish_reason == "length"
+        assert whole.usage.completion_tokens == length + 5
+
+
+def test_a_stop_token_of_the_clients_own_ends_the_text_before_it(
+    client: openai.OpenAI, served: Gateway
+) -> None:
+    full_stop = PIECES.encode("x。")[-1]
+    whole = both(client, served, messages=said(HELLO), extra_body={"stop_token_ids": [full_stop]})
+    assert whole.choices[0].message.content == ANSWER.partition("。")[0]
+    assert whole.choices[0].finish_reason == "stop"
+
+
+def test_special_tokens_are_text_where_they_are_asked_for(client: openai.OpenAI, served: Gateway) -> None:
+    shown: dict[str, Any] = {"skip_special_tokens": False}
+    plain = both(client, served, messages=said(HELLO), extra_body=shown)
+    assert plain.choices[0].message.content == f" \n {ANSWER}"
+    call = both(client, served, messages=said(RAIN), extra_body=shown)
+    assert call.choices[0].message.content == (
+        f" \n {PREAMBLE}<|assistant|> get_weather\n {write_call(ARGUMENTS)}"
+    )
+    assert call.choices[0].finish_reason == "stop"
+    with_end = both(
+        client, served, messages=said(WHEN), extra_body=shown | {"include_stop_str_in_output": True}
+    )
+    assert with_end.choices[0].message.content == f" \n {SINCE}<|user|>"
+    with pytest.raises(openai.BadRequestError, match="tool_choice") as refused:
+        client.chat.completions.create(
+            model="chatglm3-6b", messages=said(RAIN), tools=TOOLS, extra_body=shown
+        )
+    assert refused.value.param == "skip_special_tokens"
+
+
+def test_an_open_message_is_continued(client: openai.OpenAI, served: Gateway) -> None:
+    begun = ANSWER[: ANSWER.index("ChatGLM3") - 1]
+    assert CONTENT[: len(PIECES.encode(begun))] == PIECES.encode(begun)
+    goes_on: dict[str, Any] = {"continue_final_message": True}
+    messages = [*said(HELLO), {"role": "assistant", "content": begun}]
+    whole = both(client, served, messages=messages, extra_body=goes_on)
+    assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == (
+        ANSWER[len(begun) :],
+        "stop",
+    )
+    empty = both(
+        client, served, messages=[*messages[:1], {"role": "assistant", "content": ""}], extra_body=goes_on
+    )
+    assert empty.choices[0].message.content == ANSWER
+    called = both(
+        client,
+        served,
+        messages=[*said(RAIN), {"role": "assistant", "content": PREAMBLE}],
+        tools=TOOLS,
+        extra_body=goes_on,
+    ).choices[0]
+    assert (called.message.content, called.finish_reason) == (None, "tool_calls")
+    assert json.loads(called.message.tool_calls[0].function.arguments) == ARGUMENTS
+    with pytest.raises(openai.BadRequestError, match="assistant") as refused:
+        client.chat.completions.create(model="chatglm3-6b", messages=said(HELLO), extra_body=goes_on)
+    assert refused.value.param == "continue_final_message"
+
+
+def test_without_a_generation_prompt_the_model_begins_its_turn_itself(
+    client: openai.OpenAI, served: Gateway
+) -> None:
+    alone = both(client, served, messages=said(ALONE), extra_body={"add_generation_prompt": False})
+    asked = both(client, served, messages=said(ALONE))
+    assert alone.choices[0].message.content == asked.choices[0].message.content == FINAL
+    assert alone.usage.prompt_tokens == asked.usage.prompt_tokens - 1
+
+
+def test_ids_are_completed_as_they_are(client: openai.OpenAI) -> None:
+    prompt = [*FORMAT.encode("").token_ids, *after_question(HELLO)]
+    for shown, text in ((True, f" \n {ANSWER}</s>"), (False, f" \n {ANSWER}")):
+        completed = client.completions.create(
+            model="chatglm3-6b",
+            prompt=prompt,
+            max_tokens=200,
+            n=2,
+            extra_body={"skip_special_tokens": not shown, "include_stop_str_in_output": True},
+        )
+        assert [choice.text for choice in completed.choices] == [text, text]
+
+
+@pytest.mark.parametrize("add_special_tokens", [True, False])
+def test_a_completion_with_and_without_what_prompts_begin_with(
+    client: openai.OpenAI, add_special_tokens: bool
+) -> None:
+    completed = client.completions.create(
+        model="chatglm3-6b",
+        prompt="你好",
+        max_tokens=1,
+        extra_body={"add_special_tokens": add_special_tokens, "return_token_ids": True},
+    )
+    plain = list(FORMAT.plain_ids("你好"))
+    begun = list(FORMAT.encode("你好").token_ids)
+    assert completed.choices[0].model_extra is not None
+    assert completed.choices[0].model_extra["prompt_token_ids"] == (begun if add_special_tokens else plain)
+    assert len(begun) == len(plain) + 2
 
 
 def test_logprobs_join_to_the_text(client: openai.OpenAI, served: Gateway) -> None:

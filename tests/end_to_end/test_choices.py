@@ -189,6 +189,18 @@ def test_token_ids_are_told_where_they_are_asked_for(client: httpx.Client) -> No
     assert chat["choices"][0]["token_ids"] == plain["choices"][0]["token_ids"] == [97, 98]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_open_message_is_continued_and_repeated(client: httpx.Client, stream: bool) -> None:
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ab"}]
+    body = {"messages": messages, "continue_final_message": True, "echo": True}
+    answer = joined(client, CHAT, body) if stream else whole(client, CHAT, body)
+    # The engine echoes as well.
+    assert answer["choices"][0]["text"] == "ab" + "ab"
+    asked = {"messages": messages[:1], "echo": True}
+    answer = joined(client, CHAT, asked) if stream else whole(client, CHAT, asked)
+    assert answer["choices"][0]["text"] == "x"
+
+
 def test_the_service_tier_is_the_one_there_is(client: httpx.Client) -> None:
     body = {"messages": [{"role": "user", "content": "a"}]}
     assert client.post(CHAT, json=body | {"service_tier": "flex"}).json()["service_tier"] == "default"

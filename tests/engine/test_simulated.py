@@ -1,18 +1,30 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from engine.base import Delta, DeltaStream, FinishReason, RequestRefused, Sampling
+from engine.base import (
+    Delta,
+    DeltaStream,
+    FinishReason,
+    RequestRefused,
+    Sampling,
+    StructuredOutput,
+    TokenLogprob,
+)
 from engine.simulated import MAX_MODEL_LEN, SimulatedEngine
-from tests.strategies import echo_request, texts
+from tests.strategies import echo_request, endings, few_letters, texts
 
 AN_HOUR_MS = 3_600_000.0
 
-few_letters = st.text(alphabet="abc", max_size=20)
 stops = st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=4).map(tuple)
 
 
@@ -24,9 +36,14 @@ async def rest_of(stream: DeltaStream) -> list[Delta]:
 
 
 async def answer(
-    text: str, *, max_tokens: int = 1000, stop: tuple[str, ...] = (), stream: bool = True
+    text: str,
+    *,
+    max_tokens: int = 1000,
+    stop: tuple[str, ...] = (),
+    stream: bool = True,
+    sampling: Sampling | None = None,
 ) -> list[Delta]:
-    request = echo_request(text, max_tokens=max_tokens, stop=stop, stream=stream)
+    request = echo_request(text, max_tokens=max_tokens, stop=stop, stream=stream, sampling=sampling)
     return await rest_of(await SimulatedEngine().submit(request))
 
 
@@ -40,11 +57,15 @@ def token_ids(deltas: list[Delta]) -> list[int]:
 
 def generated_one_by_one(text: str, sampling: Sampling) -> tuple[str, int, FinishReason]:
     """The answer's text, its tokens and its end, found by generating it."""
+    include = sampling.include_stop_str_in_output
     for count in range(1, len(text) + 1):
         so_far = text[:count]
-        for stop in sampling.stop:
-            if stop in so_far:
-                return so_far[: so_far.index(stop)], count, "stop"
+        if count > sampling.min_tokens:
+            if ord(so_far[-1]) in sampling.stop_token_ids:
+                return so_far if include else so_far[:-1], count, "stop"
+            for stop in sampling.stop:
+                if so_far.endswith(stop):
+                    return so_far if include else so_far.removesuffix(stop), count, "stop"
         if count == sampling.max_tokens < len(text):
             return so_far, count, "length"
     return text, len(text), "stop"
@@ -60,15 +81,127 @@ async def test_the_answer_is_the_last_message_one_token_per_code_point(text: str
     assert len(deltas) == max(len(text), 1)
 
 
-@given(few_letters, st.integers(1, 25), stops)
-async def test_max_tokens_and_stop_strings_end_the_answer_as_if_generated_one_by_one(
-    text: str, max_tokens: int, stop: tuple[str, ...]
-) -> None:
-    expected = generated_one_by_one(text, Sampling(max_tokens, stop=stop))
+@given(few_letters, endings())
+async def test_an_answer_ends_as_if_generated_one_by_one(text: str, sampling: Sampling) -> None:
+    expected = generated_one_by_one(text, sampling)
     for stream in (True, False):
-        deltas = await answer(text, max_tokens=max_tokens, stop=stop, stream=stream)
+        deltas = await answer(text, stream=stream, sampling=sampling)
         assert (joined(deltas), len(token_ids(deltas)), deltas[-1].finish_reason) == expected
         assert token_ids(deltas) == [ord(character) for character in text[: expected[1]]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "tokens"),
+    [
+        ({"stop": ("b",)}, "a", 2),
+        ({"stop": ("b",), "include_stop_str_in_output": True}, "ab", 2),
+        ({"stop": ("b",), "min_tokens": 2}, "abca", 5),
+        ({"stop": ("bc",), "min_tokens": 2}, "a", 3),
+        ({"stop_token_ids": (ord("c"),)}, "ab", 3),
+        ({"stop_token_ids": (ord("c"),), "include_stop_str_in_output": True}, "abc", 3),
+        ({"stop_token_ids": (ord("b"),), "min_tokens": 2}, "abca", 5),
+        ({"stop_token_ids": (ord("c"),), "stop": ("bc",)}, "ab", 3),
+        ({"min_tokens": 9}, "abcabc", 6),
+        ({"ignore_eos": True}, "abcabc", 6),
+    ],
+)
+async def test_what_ends_an_answer(fields: Mapping[str, Any], text: str, tokens: int) -> None:
+    deltas = await answer("abcabc", sampling=Sampling(100, **fields))
+    assert (joined(deltas), len(token_ids(deltas)), deltas[-1].finish_reason) == (text, tokens, "stop")
+
+
+@given(
+    few_letters,
+    endings(),
+    st.none() | st.integers(0, 3),
+    st.none() | st.integers(0, 3),
+    st.booleans(),
+)
+async def test_an_echo_is_certain(
+    text: str, sampling: Sampling, logprobs: int | None, prompt_logprobs: int | None, stream: bool
+) -> None:
+    asked = replace(sampling, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+    deltas = await answer(text, stream=stream, sampling=asked)
+    expected = (
+        []
+        if logprobs is None
+        else [TokenLogprob(id_, 0.0, ((id_, 0.0),)[:logprobs], 1) for id_ in token_ids(deltas)]
+    )
+    assert [one for delta in deltas for one in delta.logprobs] == expected
+    of_prompt = list(deltas[0].prompt_logprobs)
+    if prompt_logprobs is None or not text:
+        assert of_prompt == []
+    else:
+        certain = [TokenLogprob(ord(one), 0.0, ((ord(one), 0.0),)[:prompt_logprobs]) for one in text]
+        assert of_prompt == [None, *certain[1:]]
+    assert not any(delta.prompt_logprobs for delta in deltas[1:])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 2.0, "top_p": 0.1, "top_k": 1, "min_p": 1.0, "seed": 7},
+        {"presence_penalty": 2.0, "frequency_penalty": -2.0, "repetition_penalty": 9.0},
+        {"logit_bias": {ord("a"): -100.0, sys.maxunicode: 100.0}},
+        {"bad_words": ("d", "ca b"), "allowed_token_ids": tuple(map(ord, "abc"))},
+        {"skip_special_tokens": False, "spaces_between_special_tokens": False},
+    ],
+)
+async def test_what_only_moves_probabilities_changes_nothing(fields: Mapping[str, Any]) -> None:
+    assert joined(await answer("abcabc", sampling=Sampling(100, **fields))) == "abcabc"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"structured": StructuredOutput("json_object")}, "structured"),
+        ({"bad_words": ("x", " ca")}, "bad_words"),
+        ({"allowed_token_ids": (ord("a"), ord("b"))}, "allowed_token_ids"),
+    ],
+)
+async def test_what_would_make_another_answer_is_refused(fields: Mapping[str, Any], param: str) -> None:
+    with pytest.raises(RequestRefused, match="The simulated engine only echoes: ") as refused:
+        await answer("abcabc", sampling=Sampling(100, **fields))
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    "fields", [{"bad_words": ("ca",)}, {"allowed_token_ids": tuple(map(ord, "ab"))}, {"bad_words": ("cb",)}]
+)
+async def test_only_the_tokens_of_the_answer_count(fields: Mapping[str, Any]) -> None:
+    assert joined(await answer("abca", sampling=Sampling(2, **fields))) == "ab"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"stop_token_ids": (sys.maxunicode + 1,)}, "stop_token_ids"),
+        ({"stop_token_ids": (-1,)}, "stop_token_ids"),
+        ({"logit_bias": {sys.maxunicode + 1: 0.0}}, "logit_bias"),
+        ({"logit_bias": {5: 100.5}}, "logit_bias"),
+        ({"logit_bias": {5: math.nan}}, "logit_bias"),
+        ({"allowed_token_ids": ()}, "allowed_token_ids"),
+        ({"allowed_token_ids": (97, -1)}, "allowed_token_ids"),
+        ({"min_tokens": 101}, "min_tokens"),
+    ],
+)
+async def test_fields_out_of_range_are_refused(fields: Mapping[str, Any], param: str) -> None:
+    with pytest.raises(RequestRefused) as refused:
+        await answer("abc", sampling=Sampling(100, **fields))
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("token_id", [-1, sys.maxunicode + 1])
+async def test_a_prompt_of_what_are_no_code_points_is_refused(token_id: int) -> None:
+    with pytest.raises(RequestRefused, match=f"Token id {token_id} .* 0 to {sys.maxunicode}") as refused:
+        await SimulatedEngine().submit(replace(echo_request("abc"), prompt_token_ids=[97, token_id]))
+    assert refused.value.param == "prompt"
+
+
+async def test_it_has_no_queue_to_be_earlier_in() -> None:
+    with pytest.raises(RequestRefused) as refused:
+        await SimulatedEngine().submit(replace(echo_request("abc"), priority=1))
+    assert refused.value.param == "priority"
 
 
 @given(few_letters, stops)
@@ -154,12 +287,12 @@ async def test_an_abort_at_any_moment_keeps_what_was_generated(
         assert deltas[-1].finish_reason == "abort"
 
 
-@given(few_letters, stops, st.integers(0, 20))
+@given(few_letters, endings(), st.integers(0, 20))
 async def test_an_aborted_answer_is_the_beginning_of_the_whole_one(
-    text: str, stop: tuple[str, ...], read_before: int
+    text: str, sampling: Sampling, read_before: int
 ) -> None:
-    whole, tokens, _ = generated_one_by_one(text, Sampling(1000, stop=stop))
-    stream = await SimulatedEngine().submit(echo_request(text, stop=stop))
+    whole, tokens, _ = generated_one_by_one(text, sampling)
+    stream = await SimulatedEngine().submit(echo_request(text, sampling=sampling))
     deltas: list[Delta] = []
     while len(deltas) < read_before and not (deltas and deltas[-1].finish_reason):
         deltas.append(await stream.next())

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.code_points import READER
-from engine.base import DeltaStream, EngineOverloaded, GenerationFailed, GenerationRequest
+from engine.base import DeltaStream, EngineOverloaded, GenerationFailed, GenerationRequest, RequestRefused
 from engine.simulated import SimulatedEngine
-from gateway.errors import GenerationError, Unavailable
+from gateway.errors import GenerationError, InvalidRequest, Unavailable
 from gateway.generation import Generation, Query
-from tests.gateway.fakes import AN_HOUR_MS, ONE_IN_1000_SECONDS, Breaking, House, new_row
+from tests.gateway.fakes import AN_HOUR_MS, ONE_IN_1000_SECONDS, Breaking, House, RefusingEngine, new_row
 from tests.strategies import echo_request, texts
 
 
@@ -177,3 +177,12 @@ async def test_interleaved_choices_come_as_the_engine_gives_them() -> None:
     assert indexes != sorted(indexes)
     finished = [c["index"] for one in house.client.objects for c in one["choices"] if c["finish_reason"]]
     assert finished == [0, 1, 2]
+
+
+async def test_a_refusal_names_the_field_as_the_client_does() -> None:
+    house = House(RefusingEngine(RequestRefused("no schema", "structured")))
+    query = Query(new_row("a"), [echo_request("a")], lambda: READER, {"structured": "response_format"})
+    with pytest.raises(InvalidRequest, match="no schema") as refused:
+        async with house.generations.open([query], house.client.receive):
+            pytest.fail("was let in")
+    assert refused.value.param == "response_format"

@@ -160,6 +160,7 @@ def test_an_empty_value_in_the_environment_is_none(monkeypatch: pytest.MonkeyPat
         ("cors_origins", "[1]"),
         ("cors_origins", "[x]"),
         ("served_model_name", ""),
+        ("tool_call_parser", ""),
         ("simulated_ttft_ms", "-1"),
         ("simulated_tokens_per_second", "0"),
         ("engine_args", "[]"),

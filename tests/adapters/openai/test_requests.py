@@ -301,6 +301,20 @@ def test_fields_that_mean_nothing_here_are_told() -> None:
     assert list(chat(store=True).ignored_fields()) == []
 
 
+def test_what_means_nothing_inside_messages_and_tools_is_told_too() -> None:
+    messages = [
+        {"role": "user", "content": "hi", "name": "me"},
+        {"role": "assistant", "content": "a", "refusal": None, "reasoning_content": "b"},
+        {"role": "user", "content": "hi"},
+    ]
+    tool = {"type": "function", "function": {"name": "f", "strict": True}}
+    asked = chat(messages=messages, tools=[tool])
+    assert set(asked.ignored_fields()) == {"messages.name", "messages.reasoning_content", "tools.strict"}
+    assert asked.conversation.tools[0].definition == {"name": "f"}
+    # Where a call has to be made its arguments always fit.
+    assert "tools.strict" not in chat(tools=[tool], tool_choice="required").ignored_fields()
+
+
 @given(st.dictionaries(texts | st.sampled_from(dir(ChatCompletionRequest)), json_values, max_size=4))
 def test_no_name_of_a_field_changes_how_a_request_is_read(extra: dict[str, Any]) -> None:
     known = ChatCompletionRequest.model_fields.keys()

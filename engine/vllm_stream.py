@@ -1,0 +1,138 @@
+"""A request inside vLLM, and what vLLM gives of it as ours."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.base import (
+    LEAST_LOGPROB,
+    Delta,
+    EngineDead,
+    EngineError,
+    FinishReason,
+    GenerationFailed,
+    GenerationRequest,
+    TokenLogprob,
+)
+
+# finish_reason of vLLM -> ours; "repetition" is its runaway detection.
+FINISH_REASONS: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "abort": "abort",
+    "error": "error",
+    "repetition": "stop",
+}
+
+
+class VllmStream:
+    """One request inside vLLM; a DeltaStream."""
+
+    __slots__ = (
+        "_cached_tokens",
+        "_collector",
+        "_llm",
+        "_logprobs",
+        "_prompt_logprobs",
+        "_prompt_tokens",
+        "_queue_seconds",
+        "_request_id",
+    )
+
+    def __init__(self, llm: Any, request: GenerationRequest, collector: Any) -> None:
+        self._llm = llm
+        self._request_id = request.request_id
+        self._logprobs = how_many(request.sampling.logprobs)
+        self._prompt_logprobs = how_many(request.sampling.prompt_logprobs)
+        self._collector = collector
+        self._prompt_tokens = 0
+        self._cached_tokens = 0
+        self._queue_seconds: float | None = None
+
+    async def next(self) -> Delta:
+        """Raises EngineDead or GenerationFailed."""
+        try:
+            # Without a switch of tasks where an output is there already.
+            output = self._collector.get_nowait() or await self._collector.get()
+        except Exception as error:
+            raise failure(error, self._llm) from error
+        if not self._prompt_tokens:
+            self._begin(output)
+        completion = output.outputs[0]
+        delta = Delta(
+            completion.text,
+            completion.token_ids,
+            FINISH_REASONS.get(completion.finish_reason, "error") if output.finished else None,
+            self._prompt_tokens,
+            self._cached_tokens,
+            self._queue_seconds,
+        )
+        if self._logprobs is not None and completion.token_ids:
+            delta.logprobs = [
+                told_logprob(token_id, likely, self._logprobs)
+                for token_id, likely in zip(completion.token_ids, completion.logprobs, strict=True)
+            ]
+        if self._prompt_logprobs is not None:
+            delta.prompt_logprobs = told_prompt_logprobs(output, self._prompt_logprobs)
+        return delta
+
+    def _begin(self, output: Any) -> None:
+        """What is known with the first output and stays."""
+        self._prompt_tokens = len(output.prompt_token_ids)
+        self._cached_tokens = output.num_cached_tokens or 0
+        metrics = output.metrics
+        # Not scheduled yet where the request was aborted while it waited.
+        if metrics is not None and metrics.scheduled_ts:
+            self._queue_seconds = metrics.scheduled_ts - metrics.queued_ts
+
+    async def abort(self) -> None:
+        """Ends in the engine at once; tokens already generated still come from ``next``."""
+        try:
+            await self._llm.abort(self._request_id)
+        except Exception as error:
+            raise failure(error, self._llm) from error
+
+
+def how_many(logprobs: int | None) -> int | None:
+    """-1 asks vLLM for all."""
+    return sys.maxsize if logprobs == -1 else logprobs
+
+
+def told_logprob(token_id: int, likely: Mapping[int, Any], most: int) -> TokenLogprob:
+    """From vLLM's mapping of ids to Logprob(logprob, rank), which has the token itself beside the ``most``
+    likeliest that were asked for."""
+    own = likely[token_id]
+    ranked = sorted((one.rank, id_, finite(one.logprob)) for id_, one in likely.items() if one.rank <= most)
+    return TokenLogprob(token_id, finite(own.logprob), [(id_, value) for _, id_, value in ranked], own.rank)
+
+
+def told_prompt_logprobs(output: Any, most: int) -> Sequence[TokenLogprob | None]:
+    """vLLM gives them with the first output of a stream and empties its list; a request that was aborted
+    before its prompt was read has only the None that stands for the first token."""
+    told, ids = output.prompt_logprobs or (), output.prompt_token_ids
+    if len(told) != len(ids):
+        return ()
+    return [
+        None if likely is None else told_logprob(token_id, likely, most)
+        for token_id, likely in zip(ids, told, strict=True)
+    ]
+
+
+def finite(logprob: float) -> float:
+    """Minus infinity and NaN are no JSON."""
+    return logprob if logprob > LEAST_LOGPROB else LEAST_LOGPROB
+
+
+def failure(error: Exception, llm: Any) -> EngineError:
+    """What went wrong inside vLLM, as ours."""
+    if llm.errored:
+        return EngineDead("The engine's processes have ended.")
+    return GenerationFailed(reason(error))
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an exception says, or its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
