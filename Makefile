@@ -11,6 +11,10 @@ BIN := .venv/bin
 VARIANT ?= auto
 export PYTHON
 
+# The openai npm package, for the tests that have it as their client; they are skipped where it is not.
+NODE_TESTS := tests/end_to_end/node
+NODE_PACKAGES := $(NODE_TESTS)/node_modules/.package-lock.json
+
 .PHONY: serve test lint bench install
 
 serve: install
@@ -19,7 +23,7 @@ serve: install
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(ENGINE),--engine '$(ENGINE)') \
 	    $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
 
-test: install
+test: install $(if $(and $(shell command -v node 2>&1),$(shell command -v npm 2>&1)),$(NODE_PACKAGES))
 	$(BIN)/python -m pytest
 
 lint: install
@@ -29,6 +33,10 @@ lint: install
 
 bench: install
 	$(BIN)/python -m benchmarks.frontend
+
+$(NODE_PACKAGES): $(NODE_TESTS)/package-lock.json
+	@cd $(NODE_TESTS) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/$(@F) \
+	    || echo 'npm could not install the openai package: the tests on Node will be skipped'
 
 install:
 	@deploy/install.sh $(VARIANT)

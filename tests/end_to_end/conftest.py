@@ -32,6 +32,16 @@ def simulated() -> Iterator[Gateway]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def slow() -> Iterator[Gateway]:
+    """A simulated gateway that takes its time, and says so in comments between the events."""
+    folder = Path(tempfile.mkdtemp(prefix="gateway-"))
+    options = ("--engine", "simulated", "--simulated-ttft-ms", "300", "--simulated-tokens-per-second", "20")
+    with running(folder, *options, GATEWAY_SSE_KEEP_ALIVE_SECONDS="0.02") as gateway:
+        yield gateway
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def client(simulated: Gateway) -> Iterator[httpx.Client]:
     """An HTTP client of the simulated gateway."""
@@ -46,3 +56,21 @@ def demo() -> Iterator[Gateway]:
         pytest.skip("vLLM is not installed")
     with running(DEMO_DATA) as gateway:
         yield gateway
+
+
+@pytest.fixture(scope="session")
+def chatglm3() -> Iterator[Gateway]:
+    """A gateway with the tests' ChatGLM3 checkpoint on the real engine: it answers as chatglm3_scripts says,
+    and writes noise where that says nothing."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    from tests.chatglm3.checkpoint import real_tokenizer_model, small_tokenizer_model, write_checkpoint
+    from tests.end_to_end.chatglm3_scripts import SCRIPTS
+
+    folder = Path(tempfile.mkdtemp(prefix="gateway-"))
+    source = real_tokenizer_model() or small_tokenizer_model(folder)
+    write_checkpoint(folder / "some-folder", source, SCRIPTS)
+    with running(folder / "data", "--model", str(folder / "some-folder")) as gateway:
+        yield gateway
+    assert "remote code was loaded" not in gateway.output
+    shutil.rmtree(folder, ignore_errors=True)

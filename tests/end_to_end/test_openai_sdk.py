@@ -4,14 +4,18 @@ any call. The simulated engine answers with the question."""
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.end_to_end.served import Gateway
+from tests.end_to_end.served import Gateway, running
 from tests.end_to_end.typed import checked, events, nulls
 
 TEXT = "héllo 👋"
@@ -207,3 +211,78 @@ def test_a_refusal_raises_the_sdks_own_class(
     assert raised.value.type == "invalid_request_error"
     assert word in raised.value.message
     assert raised.value.request_id
+
+
+@pytest.fixture
+def slow_sdk(slow: Gateway) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{slow.base_url}/v1", api_key="none", max_retries=0) as sdk:
+        yield sdk
+
+
+def test_a_stream_with_comments_is_read(slow_sdk: openai.OpenAI) -> None:
+    chunks = slow_sdk.chat.completions.create(**ASKED, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == TEXT
+
+
+def test_breaking_off_a_stream_ends_its_request(slow_sdk: openai.OpenAI, slow: Gateway) -> None:
+    long: list[Any] = [{"role": "user", "content": "x" * 10_000}]
+    with slow_sdk.chat.completions.create(model="simulated", messages=long, stream=True) as stream:
+        id_ = next(iter(stream)).id
+    slow.wait_for(lambda: slow.row(id_)["status"] != "running")
+    row = slow.row(id_)
+    assert row["status"] == "cancelled"
+    assert row["completion_tokens"] < 1000
+
+
+def test_a_deadline_is_an_error_of_its_own(slow_sdk: openai.OpenAI) -> None:
+    """Before the first byte with its status, in a stream as an event."""
+    headers = {"x-request-timeout": "0.1"}
+    with pytest.raises(openai.InternalServerError) as late:
+        slow_sdk.chat.completions.create(**ASKED, extra_headers=headers)
+    assert (late.value.status_code, late.value.code) == (504, "timeout")
+    with pytest.raises(openai.APIError) as cut:
+        for _ in slow_sdk.chat.completions.create(**ASKED, stream=True, extra_headers=headers):
+            pass
+    assert not isinstance(cut.value, openai.APIStatusError)
+    assert (cut.value.code, cut.value.type) == ("timeout", "server_error")
+    assert "0.1 seconds" in cut.value.message
+
+
+class Balanced(httpx2.BaseTransport):
+    """As a load balancer does: the first attempt goes to one gateway, a retry to the other."""
+
+    def __init__(self, first: str, other: str) -> None:
+        self._first, self._other = httpx2.URL(first), httpx2.URL(other)
+        self._transport = httpx2.HTTPTransport()
+        self.statuses: list[int] = []
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        gateway = self._other if self.statuses else self._first
+        request.url = request.url.copy_with(port=gateway.port)
+        response = self._transport.handle_request(request)
+        self.statuses.append(response.status_code)
+        return response
+
+
+def test_a_gateway_on_its_way_down_sends_the_sdk_to_another(simulated: Gateway, data_dir: Path) -> None:
+    options = ("--engine", "simulated", "--simulated-tokens-per-second", "20")
+    text = "x" * 120
+    with running(data_dir, *options) as ending, httpx2.Client(base_url=ending.base_url) as client:
+        body = {"messages": [{"role": "user", "content": text}], "stream": True}
+        with client.stream("POST", "/v1/chat/completions", json=body) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            ending.signal(signal.SIGTERM)
+            ending.wait_for(lambda: "shutting down" in ending.output)
+            transport = Balanced(ending.base_url, simulated.base_url)
+            with (
+                httpx2.Client(transport=transport) as http,
+                openai.OpenAI(base_url=f"{ending.base_url}/v1", api_key="none", http_client=http) as sdk,
+            ):
+                before = time.monotonic()
+                answer = sdk.chat.completions.create(**ASKED)
+            assert transport.statuses == [503, 200]
+            # It waited as long as Retry-After said.
+            assert time.monotonic() - before > 4
+            assert answer.choices[0].message.content == TEXT
+            assert list(lines)[-2:] == ["data: [DONE]", ""]
