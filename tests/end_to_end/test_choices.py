@@ -18,13 +18,23 @@ from tests.openai_schemas import check
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
-# What vLLM's server adds to OpenAI's objects where it was asked for.
-EXTENSIONS = frozenset({"prompt_token_ids", "token_ids", "prompt_logprobs"})
+# What vLLM's server adds to OpenAI's objects where return_token_ids asks for it.
+TOKEN_IDS = {
+    CHAT: frozenset({"prompt_token_ids", "choices.token_ids"}),
+    COMPLETIONS: frozenset({"choices.prompt_token_ids", "choices.token_ids"}),
+}
+SCHEMAS = {CHAT: "CreateChatCompletion", COMPLETIONS: "CreateCompletion"}
+
+
+def beside(url: str, body: dict[str, Any]) -> frozenset[str]:
+    """What may stand in an answer beside OpenAI's own."""
+    return TOKEN_IDS[url] if body.get("return_token_ids") else frozenset()
+
 
 letters = st.text("ab👋é", max_size=12)
 stops = st.lists(st.text("ab👋é", min_size=1, max_size=2), max_size=3)
 
-fitting = st.fixed_dictionaries(
+fitting: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={
         "n": st.integers(1, 3),
@@ -36,7 +46,7 @@ fitting = st.fixed_dictionaries(
         "echo": st.booleans(),
     },
 )
-options = fitting.filter(lambda asked: asked.get("min_tokens", 0) <= asked.get("max_tokens", 12))
+options = fitting.filter(lambda asked: bool(asked.get("min_tokens", 0) <= asked.get("max_tokens", 12)))
 """Options that both routes take, and that go together."""
 
 
@@ -48,10 +58,8 @@ def joined(client: httpx.Client, url: str, body: dict[str, Any]) -> dict[str, An
     *events, done, rest = answer.content.decode().split("\n\n")
     assert (done, rest) == ("data: [DONE]", "")
     chunks = [json.loads(event.removeprefix("data: ")) for event in events]
-    kind = "CreateChatCompletionStreamResponse" if url == CHAT else "CreateCompletionResponse"
-    if url == CHAT:
-        for chunk in chunks:
-            check(kind, chunk, also=EXTENSIONS)
+    for chunk in chunks:
+        check(f"{SCHEMAS[url]}StreamResponse", chunk, also=beside(url, body))
     assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
     usages = [chunk["usage"] for chunk in chunks]
     assert all(one["completion_tokens"] <= two["completion_tokens"] for one, two in pairwise(usages))
@@ -74,8 +82,7 @@ def whole(client: httpx.Client, url: str, body: dict[str, Any]) -> dict[str, Any
     answer = client.post(url, json=body)
     assert answer.status_code == 200, answer.text
     told = answer.json()
-    kind = "CreateChatCompletionResponse" if url == CHAT else "CreateCompletionResponse"
-    check(kind, told, also=EXTENSIONS)
+    check(f"{SCHEMAS[url]}Response", told, also=beside(url, body))
     choices = {
         choice["index"]: {
             "text": choice["text"] if "text" in choice else choice["message"]["content"],
