@@ -17,8 +17,9 @@ from adapters.openai.requests import Body, ChatCompletionRequest, CompletionRequ
 from adapters.text_reader import SilentReader
 from engine.base import ChatMessage, GenerationRequest, ModelCard, Usage
 from gateway.deadline import deadline_seconds
-from gateway.generation import Generation, Query
+from gateway.generation import Generation
 from gateway.lifecycle import Lifecycle, lifecycle_of
+from gateway.prompt_answer import Query
 from gateway.prompting import (
     chat_prompt,
     check,
