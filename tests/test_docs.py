@@ -50,6 +50,12 @@ def test_a_field_is_said_to_be_of_whom_its_schema_says() -> None:
                 assert (name, extra["x-origin"]) == (name, origin)
 
 
+def test_every_field_of_the_bodies_has_its_test() -> None:
+    for heading in ("Both routes", "/v1/chat/completions", "/v1/completions"):
+        for names, cells in rows(heading):
+            assert "::test_" in cells[-1], names
+
+
 def test_the_refused_and_the_ignored_are_all_there_with_their_reasons() -> None:
     for heading, known in (
         ("Refused", {name: refusal.why for name, refusal in REFUSED.items()}),
