@@ -10,7 +10,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from adapters.openai.requests import ChatCompletionRequest, CompletionRequest
+from adapters.openai.chat_request import ChatCompletionRequest
+from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
 
 Described = dict[str, dict[str, Any]]

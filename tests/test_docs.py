@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from adapters.openai.chat_request import ChatCompletionRequest
+from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.refused import IGNORED, REFUSED
-from adapters.openai.requests import ChatCompletionRequest, CompletionRequest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "openai.md").read_text()
