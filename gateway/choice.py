@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
 from adapters.chat_format import Answer, ContentLogprob, EndReason, Piece, Reader
 from engine.base import (
@@ -11,22 +12,27 @@ from engine.base import (
     Engine,
     EngineError,
     GenerationRequest,
+    RequestRefused,
     TokenLogprob,
     ToolCall,
 )
-from gateway.errors import from_engine
+from gateway.errors import InvalidRequest, from_engine
 
 
 class Choice:
     """``next`` until it has ``ended``.
 
     ``finished`` is set when it has come to its end by itself, neither aborted nor broken; ``answer`` may be
-    asked for then. ``text`` and ``tool_calls`` are what has come so far, the counts are the engine's own.
+    asked for then. ``field_names``: what the client calls fields that the engine knows by another name.
+    ``text`` and ``tool_calls`` are what has come so far, the counts are the engine's own.
     """
 
-    def __init__(self, request: GenerationRequest, reader: Reader) -> None:
+    def __init__(
+        self, request: GenerationRequest, reader: Reader, field_names: Mapping[str, str] | None = None
+    ) -> None:
         self._request = request
         self._reader = reader
+        self._field_names = field_names or {}
         self._stream: DeltaStream | None = None
         self._texts: list[str] = []
         self._logprobs: list[ContentLogprob] = []
@@ -75,8 +81,12 @@ class Choice:
         )
 
     async def submit(self, engine: Engine) -> None:
-        """Hand it to the engine. Raises EngineError."""
-        self._stream = await engine.submit(self._request)
+        """Hand it to the engine. Raises EngineError; a refusal names the client's field."""
+        try:
+            self._stream = await engine.submit(self._request)
+        except RequestRefused as error:
+            error.param = self._field_names.get(error.param or "", error.param)
+            raise
         if self._aborted:
             # It was to end while it was being submitted.
             await self._abort_in_engine()
@@ -106,6 +116,15 @@ class Choice:
         if delta.finish_reason is not None:
             self.ended = True
             self.prompt_tokens, self.cached_tokens = delta.prompt_tokens, delta.cached_tokens
+        if (
+            delta.finish_reason == "error"
+            and self._request.sampling.structured
+            and not self.completion_tokens
+        ):
+            # A grammar may be in order and yet let no token begin.
+            raise InvalidRequest(
+                "No answer fits what is asked of it.", self._field_names.get("structured", "structured")
+            )
         return delta
 
     def _keep(self, piece: Piece) -> None:

@@ -147,7 +147,7 @@ class Generation:
         submitted = 0
         for prompt in self._prompts:
             for choice in prompt.choices:
-                await prompt.submit(choice, self._generations.engine)
+                await choice.submit(self._generations.engine)
                 if not prompt.begun:
                     prompt.begun = True
                     self._generations.recorder.begin(prompt.row)

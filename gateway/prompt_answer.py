@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.chat_format import Reader
-from engine.base import Engine, GenerationRequest, RequestRefused, ToolCall
+from engine.base import GenerationRequest, ToolCall
 from gateway import metrics
 from gateway.choice import Choice
 from persistence.recorder import MessageRow
@@ -35,7 +35,7 @@ class PromptAnswer:
     def __init__(self, query: Query) -> None:
         self._query = query
         self.row = query.row
-        self.choices = [Choice(request, query.new_reader()) for request in query.requests]
+        self.choices = [Choice(request, query.new_reader(), query.field_names) for request in query.requests]
         self.begun = False
 
     @property
@@ -58,14 +58,6 @@ class PromptAnswer:
     def cached_tokens(self) -> int:
         """Of the prompt, as the first choice found it."""
         return self.choices[0].cached_tokens
-
-    async def submit(self, choice: Choice, engine: Engine) -> None:
-        """Hand a choice to the engine. Raises EngineError; a refusal names the client's field."""
-        try:
-            await choice.submit(engine)
-        except RequestRefused as error:
-            error.param = self._query.field_names.get(error.param or "", error.param)
-            raise
 
     def fill_row(self, ended: str, error: BaseException | None) -> None:
         """Say in the row how it ended: completed where all choices are finished and nothing failed, else
