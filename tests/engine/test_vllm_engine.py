@@ -487,7 +487,7 @@ async def test_the_tokens_of_cancelled_requests_are_vllms_own_count(served: Serv
             stream=number % 3 > 0,
             max_tokens=20,
             ignore_eos=True,
-            prompt_logprobs=[None, 0, 2][number % 3],
+            prompt_logprobs=[0, None, 2][number % 3],
             logprobs=[None, 1][number % 2],
             min_tokens=[0, 10][number % 2],
         )
@@ -502,7 +502,7 @@ async def test_the_tokens_of_cancelled_requests_are_vllms_own_count(served: Serv
         told = [delta.prompt_logprobs for delta in read if delta.prompt_logprobs]
         assert len(told) <= 1
         assert all(len(one) == read[0].prompt_tokens for one in told)
-        assert not answer.ids or bool(told) == (number % 3 > 0)
+        assert not answer.ids or bool(told) == (number % 3 != 1)
         assert len(answer.logprobs) == (len(answer.ids) if number % 2 else 0)
         return len(answer.ids)
 
