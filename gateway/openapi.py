@@ -1,5 +1,5 @@
-"""What /docs and /openapi.json say beyond what FastAPI sees: bodies are read and checked by hand, so
-their schemas and examples are put in here."""
+"""What /docs and /openapi.json say beyond what FastAPI sees: bodies are read and answers written by hand,
+so their schemas and examples are put in here."""
 
 from __future__ import annotations
 
@@ -7,21 +7,43 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
 
+from adapters.openai.answer_types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    DetokenizedText,
+    Model,
+    ModelList,
+    Tokens,
+)
 from adapters.openai.requests import ChatCompletionRequest, CompletionRequest
 from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
 
 Described = dict[str, dict[str, Any]]
 
-BODIES: tuple[type[BaseModel], ...] = (
-    ChatCompletionRequest,
-    CompletionRequest,
-    TokenizeRequest,
-    DetokenizeRequest,
-)
+FORMS: dict[JsonSchemaMode, tuple[type[Any], ...]] = {
+    "validation": (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest),
+    "serialization": (
+        ChatCompletion,
+        ChatCompletionChunk,
+        Completion,
+        CompletionChunk,
+        Model,
+        ModelList,
+        Tokens,
+        DetokenizedText,
+    ),
+}
 REF = "#/components/schemas/{model}"
+
+
+def _ref(model: type[Any]) -> dict[str, str]:
+    return {"$ref": REF.format(model=model.__name__)}
+
 
 _ERROR_SCHEMA = {
     "type": "object",
@@ -102,26 +124,41 @@ _HEAD = {
 _ID = "019a0f0e6c5c7b1f8d7e6a5b4c3d2e1f"
 
 
-def _answers(example: dict[str, Any], stream: str) -> Described:
+def _answers(whole: type[Any], chunk: type[Any], example: dict[str, Any], stream: str) -> Described:
+    data = {"anyOf": [_ref(chunk), {"$ref": REF.format(model="Error")}]}
+    event = {
+        "type": "object",
+        "description": f"One event: a {chunk.__name__}, or an Error, which ends the stream; the last event "
+        "of a stream that went well is `[DONE]`.",
+        "required": ["data"],
+        "properties": {
+            "data": {
+                "anyOf": [
+                    {"const": "[DONE]"},
+                    {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
+                ]
+            }
+        },
+    }
     return {
         "200": {
             "description": "The answer; with stream=true, server-sent events that end with `[DONE]`.",
             "content": {
-                "application/json": {"schema": {"type": "object"}, "example": example},
-                "text/event-stream": {"schema": {"type": "string"}, "example": stream},
+                "application/json": {"schema": _ref(whole), "example": example},
+                "text/event-stream": {"schema": event, "example": stream},
             },
         },
         **_FAILURES,
     }
 
 
-def _json(description: str, example: dict[str, Any]) -> dict[str, Any]:
-    content = {"schema": {"type": "object"}, "example": example}
+def _json(description: str, schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    content = {"schema": schema, "example": example}
     return {"description": description, "content": {"application/json": content}}
 
 
 def _body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
-    content = {"schema": {"$ref": REF.format(model=model.__name__)}, "examples": examples}
+    content = {"schema": _ref(model), "examples": examples}
     return {"required": True, "content": {"application/json": content}}
 
 
@@ -168,6 +205,8 @@ _CHAT: dict[str, Any] = {
         },
     ),
     "responses": _answers(
+        ChatCompletion,
+        ChatCompletionChunk,
         {
             "id": f"chatcmpl-{_ID}",
             "object": "chat.completion",
@@ -201,6 +240,8 @@ _COMPLETION: dict[str, Any] = {
         },
     ),
     "responses": _answers(
+        Completion,
+        CompletionChunk,
         {
             "id": f"cmpl-{_ID}",
             "object": "text_completion",
@@ -228,6 +269,7 @@ _TOKENIZE: dict[str, Any] = {
     "responses": {
         "200": _json(
             "The tokens.",
+            _ref(Tokens),
             {
                 "count": 8,
                 "max_model_len": 8192,
@@ -242,7 +284,7 @@ _DETOKENIZE: dict[str, Any] = {
     "requestBody": _body(
         DetokenizeRequest, {"ids": {"summary": "Some ids", "value": {"tokens": [36474, 54591]}}}
     ),
-    "responses": {"200": _json("The text.", {"prompt": "你好"}), **_REFUSALS},
+    "responses": {"200": _json("The text.", _ref(DetokenizedText), {"prompt": "你好"}), **_REFUSALS},
 }
 
 _MODEL = {
@@ -254,17 +296,46 @@ _MODEL = {
     "max_model_len": 8192,
     "sampling_defaults": {"temperature": 0.2, "top_p": 0.9},
 }
-_MODELS_ANSWERS: Described = {"200": _json("The list.", {"object": "list", "data": [_MODEL]})}
-_MODEL_ANSWERS: Described = {"200": _json("The model.", _MODEL), "404": _FAILURES["404"]}
-_LIVE_ANSWERS: Described = {"200": _json("Alive.", {"status": "alive"})}
+_MODELS_ANSWERS: Described = {
+    "200": _json("The list.", _ref(ModelList), {"object": "list", "data": [_MODEL]})
+}
+_MODEL_ANSWERS: Described = {"200": _json("The model.", _ref(Model), _MODEL), "404": _FAILURES["404"]}
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": list(properties),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+_PROBLEMS = {"type": "array", "items": {"type": "string"}}
+_LIVE_ANSWERS: Described = {
+    "200": _json("Alive.", _object(status={"const": "alive"}), {"status": "alive"}),
+}
 _READY_ANSWERS: Described = {
-    "200": _json("Ready.", {"status": "ready", "problems": []}),
-    "503": _json("Not ready.", {"status": "not ready", "problems": ["The engine's processes have ended."]}),
+    "200": _json(
+        "Ready.",
+        _object(status={"const": "ready"}, problems=_PROBLEMS | {"maxItems": 0}),
+        {"status": "ready", "problems": []},
+    ),
+    "503": _json(
+        "Not ready.",
+        _object(status={"const": "not ready"}, problems=_PROBLEMS | {"minItems": 1}),
+        {"status": "not ready", "problems": ["The engine's processes have ended."]},
+    ),
 }
 _METRICS_ANSWERS: Described = {
     "200": {
         "description": "Prometheus' text format.",
-        "content": {"text/plain": {"example": 'gateway_requests_total{endpoint="/v1/completions"} 3.0\n'}},
+        "content": {
+            "text/plain": {
+                "schema": {"type": "string"},
+                "example": 'gateway_requests_total{endpoint="/v1/completions"} 3.0\n',
+            }
+        },
     }
 }
 
@@ -291,7 +362,12 @@ def describe(app: FastAPI) -> None:
             schema = get_openapi(
                 title=app.title, version=app.version, description=app.description, routes=app.routes
             )
-            _, definitions = models_json_schema([(model, "validation") for model in BODIES], ref_template=REF)
+            known: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
+                (model.__name__, mode, TypeAdapter(model))
+                for mode, models in FORMS.items()
+                for model in models
+            ]
+            _, definitions = TypeAdapter.json_schemas(known, ref_template=REF)
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(definitions["$defs"])
             schemas["Error"] = _ERROR_SCHEMA

@@ -9,14 +9,26 @@ import json
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel, TypeAdapter
+
+from adapters.openai import answer_types
+
+# What /openapi.json says of the same answers.
+DOCUMENTED: dict[type[BaseModel], TypeAdapter[Any]] = {
+    ChatCompletion: TypeAdapter(answer_types.ChatCompletion),
+    ChatCompletionChunk: TypeAdapter(answer_types.ChatCompletionChunk),
+    Completion: TypeAdapter(answer_types.Completion | answer_types.CompletionChunk),
+}
 
 Typed = TypeVar("Typed", bound=BaseModel)
 
 
 def checked(kind: type[Typed], text: str | bytes, *extra: str) -> Typed:
     """``text`` as a ``kind`` that has ``extra`` and no other field beside OpenAI's own, each named by its
-    path without its places in lists."""
+    path without its places in lists; and as /openapi.json tells of it."""
+    DOCUMENTED[kind].validate_json(text, strict=True)
     answer = kind.model_validate_json(text, strict=True)
     assert set(extras(answer)) == set(extra)
     return answer
