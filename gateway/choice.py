@@ -77,6 +77,9 @@ class Choice:
     async def submit(self, engine: Engine) -> None:
         """Hand it to the engine. Raises EngineError."""
         self._stream = await engine.submit(self._request)
+        if self._aborted:
+            # It was to end while it was being submitted.
+            await self._abort_in_engine()
 
     async def next(self) -> Piece:
         """What the engine's next Delta adds. Raises GatewayError, and has ended then."""

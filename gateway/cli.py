@@ -47,6 +47,13 @@ def serve(
         str | None,
         typer.Option(help='JSON of what is taken where a client gives none, as {"temperature": 0.7}.'),
     ] = None,
+    prompt_templates: Annotated[
+        Path | None, typer.Option(help="YAML file of prompt templates, which prompt_name names.")
+    ] = None,
+    tool_call_parser: Annotated[
+        str | None,
+        typer.Option(help="How the model writes tool calls. Default: what its chat template tells."),
+    ] = None,
     access_log: Annotated[
         bool | None, typer.Option("--access-log/--no-access-log", help="Log one line for each request.")
     ] = None,

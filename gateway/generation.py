@@ -19,19 +19,21 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from starlette.types import Receive
 
-from adapters.chat_format import Answer, Piece, Reader
-from engine.base import Engine, EngineError, GenerationRequest, RequestRefused, Usage
+from adapters.chat_format import Answer, Piece
+from engine.base import EngineError, Usage
 from gateway import metrics
-from gateway.choice import Choice
 from gateway.errors import DeadlineExceeded, GatewayError, GenerationError, Unavailable, from_engine
-from persistence.recorder import MessageRow, Recorder
+from gateway.prompt_answer import PromptAnswer, Query
+from persistence.recorder import MessageRow
+
+if TYPE_CHECKING:
+    from gateway.generations import Generations
 
 log = logging.getLogger("gateway.generation")
 
@@ -42,87 +44,6 @@ ABORT_SECONDS = 5.0
 
 # So many choices are submitted before other requests get their turn.
 SUBMITTED_PER_TURN = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One prompt on its way: its row, and the engine's request for each of its choices.
-
-    ``field_names``: what the client calls fields that the engine knows by another name.
-    """
-
-    row: MessageRow
-    requests: Sequence[GenerationRequest]
-    new_reader: Callable[[], Reader]
-    field_names: Mapping[str, str] = field(default_factory=dict)
-
-
-class Generations:
-    """All requests that run, and whether more may come.
-
-    ``commit_wait_seconds`` bounds how long an answer's end waits for its row.
-    """
-
-    def __init__(self, engine: Engine, recorder: Recorder, commit_wait_seconds: float) -> None:
-        self.engine = engine
-        self.recorder = recorder
-        self.commit_wait_seconds = commit_wait_seconds
-        self.draining = False
-        self._running: set[Generation] = set()
-        self._none_running = asyncio.Event()
-        self._none_running.set()
-        self._hurried = asyncio.Event()
-
-    def __len__(self) -> int:
-        return len(self._running)
-
-    def open(
-        self, queries: Sequence[Query], receive: Receive, deadline_seconds: float | None = None
-    ) -> Generation:
-        """A request's way through, as an async context manager. ``receive`` is the ASGI channel on
-        which a client's leaving is noticed; the body must have been read from it. After
-        ``deadline_seconds`` it is ended."""
-        return Generation(self, queries, receive, deadline_seconds)
-
-    def admit(self, generation: Generation) -> None:
-        """Raises Unavailable."""
-        if self.draining:
-            metrics.REFUSED.labels("draining").inc()
-            raise Unavailable("The gateway is shutting down.", code="shutting_down")
-        if self.recorder.full:
-            metrics.REFUSED.labels("rows").inc()
-            raise Unavailable("Too many rows wait for the database.", code="database_unavailable")
-        self._running.add(generation)
-        self._none_running.clear()
-
-    def leave(self, generation: Generation) -> None:
-        """A request has ended."""
-        self._running.discard(generation)
-        if not self._running:
-            self._none_running.set()
-
-    async def drain(self, deadline_seconds: float) -> None:
-        """Admit nothing more and wait for what runs; after the deadline, or ``hurry``, abort it."""
-        self.draining = True
-        if self._running:
-            log.info("waiting for %d requests, at most %.0f s", len(self._running), deadline_seconds)
-        none_running = asyncio.ensure_future(self._none_running.wait())
-        hurried = asyncio.ensure_future(self._hurried.wait())
-        await asyncio.wait(
-            {none_running, hurried}, timeout=deadline_seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        none_running.cancel()
-        hurried.cancel()
-        if self._running:
-            log.warning("ending %d requests that are still running", len(self._running))
-            await asyncio.gather(*(generation.abort("shutdown") for generation in list(self._running)))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ABORT_SECONDS + self.commit_wait_seconds):
-                await self._none_running.wait()
-
-    def hurry(self) -> None:
-        """Let a running ``drain`` wait no longer for requests."""
-        self._hurried.set()
 
 
 class Generation:
@@ -142,16 +63,13 @@ class Generation:
         self._receive = receive
         self._deadline_seconds = deadline_seconds
         self._arrived = time.perf_counter()
-        self._prompts = [
-            (query, [Choice(request, query.new_reader()) for request in query.requests]) for query in queries
-        ]
-        self.choices = [choice for _, choices in self._prompts for choice in choices]
+        self._prompts = [PromptAnswer(query) for query in queries]
+        self.choices = [choice for prompt in self._prompts for choice in prompt.choices]
         self._only = self.choices[0] if len(self.choices) == 1 else None
         self._next_of: dict[asyncio.Task[Piece], int] = {}
         # The watch for the client, and the aborts that a timer or a client caused.
         self._tasks: set[asyncio.Task[None]] = set()
         self._deadline: asyncio.TimerHandle | None = None
-        self._begun: list[MessageRow] = []
         self._abort_reason: AbortReason | None = None
         self._settled = False
         self.ttft_seconds: float | None = None
@@ -182,15 +100,16 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        """The engine's counts so far; a prompt counts once, however many choices answer it."""
-        usage = Usage()
-        for query, choices in self._prompts:
-            # An engine that broke never told; the prompt is known all the same.
-            prompt_tokens = max(choice.prompt_tokens for choice in choices)
-            usage.prompt_tokens += prompt_tokens or len(query.requests[0].prompt_token_ids)
-            usage.completion_tokens += sum(choice.completion_tokens for choice in choices)
-            usage.cached_tokens += choices[0].cached_tokens
-        return usage
+        """The engine's counts so far."""
+        return Usage(
+            sum(prompt.prompt_tokens for prompt in self._prompts),
+            sum(prompt.completion_tokens for prompt in self._prompts),
+            sum(prompt.cached_tokens for prompt in self._prompts),
+        )
+
+    @property
+    def _rows(self) -> list[MessageRow]:
+        return [prompt.row for prompt in self._prompts if prompt.begun]
 
     @property
     def failure(self) -> GatewayError | None:
@@ -226,22 +145,15 @@ class Generation:
 
     async def _submit(self) -> None:
         submitted = 0
-        for query, choices in self._prompts:
-            for choice in choices:
-                try:
-                    await choice.submit(self._generations.engine)
-                except RequestRefused as error:
-                    error.param = query.field_names.get(error.param or "", error.param)
-                    raise
-                if choice is choices[0]:
-                    self._generations.recorder.begin(query.row)
-                    self._begun.append(query.row)
+        for prompt in self._prompts:
+            for choice in prompt.choices:
+                await prompt.submit(choice, self._generations.engine)
+                if not prompt.begun:
+                    prompt.begun = True
+                    self._generations.recorder.begin(prompt.row)
                 submitted += 1
                 if submitted % SUBMITTED_PER_TURN == 0:
                     await asyncio.sleep(0)
-                if self._abort_reason is not None:
-                    # It was to end while it was being submitted.
-                    await choice.abort()
 
     async def __aexit__(
         self,
@@ -257,7 +169,7 @@ class Generation:
         for task in self._tasks:
             task.cancel()
         try:
-            if self._begun and not self._settled:
+            if self._prompts[0].begun and not self._settled:
                 await asyncio.shield(self._end_early(error))
         finally:
             metrics.RUNNING.dec()
@@ -302,48 +214,24 @@ class Generation:
         if self._settled:
             return
         self._settled = True
-        for query, choices in self._prompts:
-            if query.row in self._begun:
-                self._fill(query, choices, error)
-        completed = all(row.status == "completed" for row in self._begun)
-        self.status = "completed" if completed else self._abort_reason or "error"
+        ended, rows = self._abort_reason or "error", self._rows
+        for prompt in self._prompts:
+            if prompt.begun:
+                prompt.fill_row(ended, error)
+        for row in rows:
+            row.ttft_ms = self.ttft_seconds * 1000 if self.ttft_seconds is not None else None
+            row.duration_ms = (time.perf_counter() - self._arrived) * 1000
+        self.status = "completed" if all(row.status == "completed" for row in rows) else ended
         with metrics.COMMIT_WAIT.time():
-            committed = await self._close()
+            committed = await self._close(rows)
         if not committed:
-            log.warning("row %s is not committed yet; its answer ends without it", self._begun[0].id.hex)
+            log.warning("row %s is not committed yet; its answer ends without it", rows[0].id.hex)
 
-    async def _close(self) -> bool:
+    async def _close(self, rows: Sequence[MessageRow]) -> bool:
         recorder, seconds = self._generations.recorder, self._generations.commit_wait_seconds
-        if len(self._begun) == 1:
-            return await recorder.close(self._begun[0], seconds)
-        return all(await asyncio.gather(*(recorder.close(row, seconds) for row in self._begun)))
-
-    def _fill(self, query: Query, choices: Sequence[Choice], error: BaseException | None) -> None:
-        row, first = query.row, choices[0]
-        finished = error is None and all(choice.finished for choice in choices)
-        row.status = "completed" if finished else self._abort_reason or "error"
-        row.finish_reason = first.end_reason if finished else row.status
-        row.response = first.text
-        if calls := first.tool_calls:
-            row.meta_data["tool_calls"] = [{"name": one.name, "arguments": one.arguments} for one in calls]
-        if len(choices) > 1:
-            row.meta_data["choices"] = [told(choice, row.status) for choice in choices]
-        row.prompt_tokens = first.prompt_tokens or len(query.requests[0].prompt_token_ids)
-        row.completion_tokens = sum(choice.completion_tokens for choice in choices)
-        row.cached_tokens = first.cached_tokens
-        if first.queue_seconds is not None:
-            row.meta_data["queue_ms"] = round(first.queue_seconds * 1000, 3)
-        if row.status == "error":
-            # The client is told less than the operator.
-            cause = (error.__cause__ or error) if error is not None else "The engine ended the request."
-            row.error = str(cause)
-            log.error("request %s failed: %s", row.request_id, row.error)
-        row.ttft_ms = self.ttft_seconds * 1000 if self.ttft_seconds is not None else None
-        row.duration_ms = (time.perf_counter() - self._arrived) * 1000
-        metrics.REQUESTS.labels(row.endpoint, row.status).inc()
-        metrics.PROMPT_TOKENS.inc(row.prompt_tokens)
-        metrics.COMPLETION_TOKENS.inc(row.completion_tokens)
-        metrics.CACHED_TOKENS.inc(row.cached_tokens)
+        if len(rows) == 1:
+            return await recorder.close(rows[0], seconds)
+        return all(await asyncio.gather(*(recorder.close(row, seconds) for row in rows)))
 
     async def _end_early(self, error: BaseException | None) -> None:
         """Whoever was answering has stopped before the end: take what the engine had, settle."""
@@ -376,15 +264,3 @@ class Generation:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         await self.abort("cancelled")
-
-
-def told(choice: Choice, status: str) -> dict[str, Any]:
-    """One of several choices, for the row's meta_data; ``status`` is the row's."""
-    fields: dict[str, Any] = {
-        "response": choice.text,
-        "finish_reason": choice.end_reason or status,
-        "completion_tokens": choice.completion_tokens,
-    }
-    if calls := choice.tool_calls:
-        fields["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in calls]
-    return fields

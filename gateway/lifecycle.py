@@ -22,7 +22,7 @@ from adapters.prompt_templates import PromptTemplates
 from engine import chatglm3_model, demo_model
 from engine.base import ChatMessage, Engine, EngineDead, EngineError, GenerationRequest, Sampling
 from gateway import metrics
-from gateway.generation import Generations
+from gateway.generations import Generations
 from gateway.processes import adopt_orphans, end_descendants
 from gateway.progress import Step
 from gateway.prompt_templates import read_templates

@@ -20,7 +20,8 @@ from adapters.openai.answer_types import (
     ModelList,
     Tokens,
 )
-from adapters.openai.requests import ChatCompletionRequest, CompletionRequest
+from adapters.openai.chat_request import ChatCompletionRequest
+from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
 
 Described = dict[str, dict[str, Any]]

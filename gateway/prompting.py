@@ -11,7 +11,9 @@ from dataclasses import replace
 from adapters.chat_format import ChatFormat, Conversation, Prompt, UnrenderablePrompt
 from adapters.chatchat.parameters import completion_prompt as completion_text
 from adapters.chatchat.parameters import instructions, with_history, with_template
-from adapters.openai.requests import Body, ChatCompletionRequest, CompletionRequest
+from adapters.openai.body import Body
+from adapters.openai.chat_request import ChatCompletionRequest
+from adapters.openai.completion_request import CompletionRequest
 from adapters.prompt_templates import DEFAULT, PromptTemplates, TemplateRefused
 from engine.base import ModelCard
 from gateway.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound

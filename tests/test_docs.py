@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from adapters.openai.chat_request import ChatCompletionRequest
+from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.refused import IGNORED, REFUSED
-from adapters.openai.requests import ChatCompletionRequest, CompletionRequest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "openai.md").read_text()
@@ -48,6 +49,12 @@ def test_a_field_is_said_to_be_of_whom_its_schema_says() -> None:
                 extra = model[name].json_schema_extra
                 assert isinstance(extra, dict)
                 assert (name, extra["x-origin"]) == (name, origin)
+
+
+def test_every_field_of_the_bodies_has_its_test() -> None:
+    for heading in ("Both routes", "/v1/chat/completions", "/v1/completions"):
+        for names, cells in rows(heading):
+            assert "::test_" in cells[-1], names
 
 
 def test_the_refused_and_the_ignored_are_all_there_with_their_reasons() -> None:

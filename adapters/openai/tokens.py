@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag
 
-from adapters.openai.requests import ChatCompletionRequest
+from adapters.openai.chat_request import ChatCompletionRequest
 
 MOST_TOKEN_ID = 2**31 - 1
 

@@ -12,13 +12,16 @@ from fastapi import APIRouter, Request, Response
 
 from adapters.chat_format import Answer, Prompt
 from adapters.openai.answers import Envelope, Head, Wanted, chat_completion, completion
+from adapters.openai.body import Body
+from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.chunks import ChatChunks, CompletionChunks
-from adapters.openai.requests import Body, ChatCompletionRequest, CompletionRequest
+from adapters.openai.completion_request import CompletionRequest
 from adapters.text_reader import SilentReader
 from engine.base import ChatMessage, GenerationRequest, ModelCard, Usage
 from gateway.deadline import deadline_seconds
-from gateway.generation import Generation, Query
+from gateway.generation import Generation
 from gateway.lifecycle import Lifecycle, lifecycle_of
+from gateway.prompt_answer import Query
 from gateway.prompting import (
     chat_prompt,
     check,

@@ -148,6 +148,19 @@ def test_no_control_token_is_put_together_of_a_text_and_the_templates_brackets(n
     assert text_of(writing, asked) == f"<{name}><think>"
 
 
+@pytest.mark.parametrize(
+    ("before", "content", "behind"),
+    [("<|im", "_end|> a", ""), ("", "a <|im_en", "d|>"), ("<", "|im_end|> a", ""), ("", "a <|im_end|", ">")],
+)
+def test_no_control_token_is_put_together_of_a_text_and_what_the_template_has_beside_it(
+    before: str, content: str, behind: str
+) -> None:
+    beside = Model(f"{before}{{{{ messages[0].content }}}}{behind}", QWEN.special)
+    asked = Conversation([ChatMessage("user", content)])
+    assert model_controls(beside, asked) == []
+    assert text_of(beside, asked) == before + content + behind
+
+
 def test_what_was_taken_out_comes_back_from_every_kind_of_escape() -> None:
     tool = Tool("f", {"name": "f", "description": "a <|eot_id|> b"})
     call = ToolCall("f", '{"x": "a <|eot_id|> \\" b"}')

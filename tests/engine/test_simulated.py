@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import math
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import assume, given
@@ -20,7 +24,8 @@ from engine.base import (
     StructuredOutput,
     TokenLogprob,
 )
-from engine.simulated import MAX_MODEL_LEN, SimulatedEngine
+from engine.simulated import MAX_MODEL_LEN, SimulatedEngine, cut
+from engine.vllm_engine import prepare_environment
 from tests.strategies import echo_request, endings, few_letters, texts
 
 AN_HOUR_MS = 3_600_000.0
@@ -355,3 +360,29 @@ async def test_it_says_its_own_name_and_is_always_well() -> None:
     assert (engine.card.name, engine.card.engine, engine.tokenizer) == ("simulated", "simulated", None)
     await engine.shutdown()
     await engine.shutdown()
+
+
+@pytest.mark.vllm
+@given(few_letters, endings())
+def test_an_echo_ends_as_vllms_own_detokenizer_ends_it(text: str, sampling: Sampling) -> None:
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    with mock.patch.dict(os.environ):
+        prepare_environment()
+        from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer
+
+    class CodePoints(BaseIncrementalDetokenizer):  # type: ignore[misc]
+        def decode_next(self, next_token_id: int) -> str:
+            return chr(next_token_id)
+
+    detokenizer = CodePoints(SimpleNamespace(sampling_params=sampling))
+    finish_reason = "stop"
+    for count, token in enumerate(text, start=1):
+        # A stop token has no chance before min_tokens: vllm/v1/sample/logits_processor/builtin.py.
+        stopped = ord(token) in sampling.stop_token_ids and count > sampling.min_tokens
+        if detokenizer.update([ord(token)], stopped) or stopped:
+            break
+        if count == sampling.max_tokens < len(text):
+            finish_reason = "length"
+            break
+    assert cut(text, sampling) == (detokenizer.output_text, detokenizer.num_output_tokens(), finish_reason)

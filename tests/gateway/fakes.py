@@ -16,7 +16,9 @@ from adapters.openai.answers import Envelope, Head, Wanted
 from adapters.openai.chunks import ChatChunks
 from engine.base import Delta, DeltaStream, EngineError, GenerationRequest
 from engine.simulated import SimulatedEngine
-from gateway.generation import Generation, Generations, Query
+from gateway.generation import Generation
+from gateway.generations import Generations
+from gateway.prompt_answer import Query
 from gateway.sse import EventStream
 from persistence.recorder import MessageRow, Recorder
 from tests.strategies import echo_request

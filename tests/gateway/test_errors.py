@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from adapters.openai.requests import ChatCompletionRequest
+from adapters.openai.chat_request import ChatCompletionRequest
 from engine.base import EngineDead, EngineError, EngineOverloaded, GenerationFailed, RequestRefused
 from gateway.errors import (
     BodyTimeout,

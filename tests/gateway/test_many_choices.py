@@ -13,7 +13,8 @@ from adapters.code_points import READER
 from engine.base import DeltaStream, EngineOverloaded, GenerationFailed, GenerationRequest, RequestRefused
 from engine.simulated import SimulatedEngine
 from gateway.errors import GenerationError, InvalidRequest, Unavailable
-from gateway.generation import Generation, Query
+from gateway.generation import Generation
+from gateway.prompt_answer import Query
 from tests.gateway.fakes import AN_HOUR_MS, ONE_IN_1000_SECONDS, Breaking, House, RefusingEngine, new_row
 from tests.strategies import echo_request, texts
 
@@ -186,3 +187,39 @@ async def test_a_refusal_names_the_field_as_the_client_does() -> None:
         async with house.generations.open([query], house.client.receive):
             pytest.fail("was let in")
     assert refused.value.param == "response_format"
+
+
+class SlowToTake(SimulatedEngine):
+    """Takes requests only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__(ttft_ms=AN_HOUR_MS)
+        self.asked, self.may = asyncio.Event(), asyncio.Event()
+
+    async def submit(self, request: GenerationRequest) -> DeltaStream:  # type: ignore[override]
+        self.asked.set()
+        await self.may.wait()
+        return await super().submit(request)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_a_request_that_is_to_end_while_it_is_submitted_ends(n: int) -> None:
+    engine = SlowToTake()
+    house = House(engine)
+
+    async def handler() -> Generation:
+        async with opened(house, ["abc"], n) as generation:
+            await read(generation)
+            await generation.settle()
+            return generation
+
+    task = asyncio.create_task(handler())
+    await engine.asked.wait()
+    draining = asyncio.create_task(house.generations.drain(0))
+    await asyncio.sleep(0)
+    while not draining.done() and not house.recorder.closed:
+        engine.may.set()
+        await asyncio.sleep(0)
+    assert (await task).status == "shutdown"
+    await draining
+    assert house.recorder.row.status == "shutdown"

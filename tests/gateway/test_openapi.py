@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from adapters.openai.requests import ChatCompletionRequest, CompletionRequest
+from adapters.openai.chat_request import ChatCompletionRequest
+from adapters.openai.completion_request import CompletionRequest
 from gateway.app import create_app
 from gateway.settings import load
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from adapters.chat_format import Conversation, Prompt, UnrenderablePrompt
 from adapters.code_points import CodePointFormat, new_reader
-from adapters.openai.requests import ChatCompletionRequest
+from adapters.openai.chat_request import ChatCompletionRequest
 from engine.base import ChatMessage, ModelCard, Tool
 from gateway.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 from gateway.prompting import THREAD_CHARACTERS, as_sent, chat_prompt, check_model, rendered, token_budget

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from adapters.chat_format import Prompt
 from adapters.code_points import new_reader
+from adapters.openai.body import Body
+from adapters.openai.chat_request import ChatCompletionRequest
+from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.refused import REFUSED
-from adapters.openai.requests import Body, ChatCompletionRequest, CompletionRequest
 from engine.base import Sampling
 from tests.strategies import json_values, texts
 

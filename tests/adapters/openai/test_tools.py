@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from adapters.openai.requests import ChatCompletionRequest, CompletionRequest
+from adapters.openai.chat_request import ChatCompletionRequest
+from adapters.openai.completion_request import CompletionRequest
 from engine.base import ChatMessage, StructuredOutput, Tool, ToolCall
 from tests.adapters.openai.test_requests import CHAT, COMPLETION, chat, completion, locations
 

@@ -1,4 +1,4 @@
-"""The bodies of OpenAI's chat completions and completions.
+"""The body of OpenAI's chat completions.
 
 Source: OpenAI's published specification (github.com/openai/openai-openapi), and vLLM's server 0.32 for the
 fields that it adds.
@@ -11,23 +11,18 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
     Field,
     StringConstraints,
-    Tag,
     ValidationInfo,
     field_validator,
 )
 
 from adapters.chat_format import Conversation
-from adapters.chatchat.parameters import ChatchatFields
 from adapters.field_origin import openai, vllm
 from adapters.openai.answers import Wanted
+from adapters.openai.body import Body, Label
 from adapters.openai.messages import Message
-from adapters.openai.refused import REFUSED, Refusal
-from adapters.openai.sampling import MOST_LOGPROBS, SamplingFields, TokenId
+from adapters.openai.sampling import MOST_LOGPROBS
 from adapters.openai.tools import (
     MOST_TOOLS,
     FlatTool,
@@ -43,124 +38,7 @@ from adapters.openai.tools import (
 )
 from engine.base import StructuredOutput, Tool
 
-MOST_PROMPTS = 1024
-
-# Of what the client asked, what stands in the row beside the messages.
-SAMPLING_FIELDS = set(SamplingFields.model_fields) | {
-    "add_generation_prompt",
-    "add_special_tokens",
-    "best_of",
-    "chat_template_kwargs",
-    "continue_final_message",
-    "echo",
-    "logprobs",
-    "max_completion_tokens",
-    "response_format",
-    "top_logprobs",
-}
 TOOL_FIELDS = {"tool_choice", "parallel_tool_calls", "function_call"}
-
-# Who asked, what for, and after what, as the client says it.
-LABEL_FIELDS = {"user", "safety_identifier", "metadata", "history", "prompt_name"}
-
-Label = Annotated[str, StringConstraints(max_length=512)]
-
-
-class StreamOptions(BaseModel):
-    """Options of a stream."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    include_usage: bool | None = openai("Send a last chunk with the usage. Default: false.")
-    continuous_usage_stats: bool | None = vllm(
-        "With include_usage: each chunk tells the usage so far. Default: false."
-    )
-
-
-class Body(SamplingFields, ChatchatFields):
-    """What both bodies share."""
-
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-
-    model: str | None = openai("The served model; left out: the one that is served.")
-    stream: bool | None = openai("Answer as server-sent events. Default: false.")
-    stream_options: StreamOptions | None = openai("Only with stream=true.")
-    user: Label | None = openai("Your name for the end user, for the row; at most 512 characters.")
-    echo: bool | None = vllm(
-        "Repeat the last message before the answer, where it is an assistant's. Default: false."
-    )
-    return_token_ids: bool | None = vllm("Tell the ids of the prompt and the answer. Default: false.")
-
-    @field_validator("stream_options")
-    @classmethod
-    def _only_with_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
-        if value is not None and not info.data.get("stream"):
-            raise ValueError("only allowed when stream is true")
-        return value
-
-    @field_validator("stream")
-    @classmethod
-    def _without_prompt_logprobs(cls, value: bool | None, info: ValidationInfo) -> bool | None:
-        if value and info.data.get("prompt_logprobs") is not None:
-            raise ValueError("can't be combined with 'prompt_logprobs'")
-        return value
-
-    @property
-    def field_names(self) -> dict[str, str]:
-        """What this body calls fields that an engine knows by another name."""
-        return {"structured": "structured_outputs"}
-
-    @property
-    def names_tier(self) -> bool:
-        """Whether the answer has to say in which service tier it was made."""
-        return False
-
-    @property
-    def answer_count(self) -> int:
-        """Choices of all prompts together."""
-        return self.choice_count
-
-    def unknown_variables(self, known: Set[str]) -> Iterator[str]:
-        """Values for a chat template that has no such variable."""
-        yield from ()
-
-    @property
-    def wanted(self) -> Wanted:
-        """What the answer's form depends on."""
-        options = self.stream_options
-        usage = bool(options and options.include_usage)
-        return Wanted(
-            usage=usage,
-            continuous_usage=usage and bool(options and options.continuous_usage_stats),
-            logprobs=self.top_logprob_count is not None,
-            prompt_logprobs=self.prompt_logprobs is not None,
-            token_ids=bool(self.return_token_ids),
-        )
-
-    def sampling_fields(self) -> dict[str, Any]:
-        """What the client asked for, for the row."""
-        return self.model_dump(include=SAMPLING_FIELDS, exclude_none=True, by_alias=True)
-
-    def label_fields(self) -> dict[str, Any]:
-        """Who asked, what for, and after what, for the row."""
-        return self.model_dump(include=LABEL_FIELDS, exclude_none=True)
-
-    def refused_field(self) -> tuple[str, Refusal] | None:
-        """A field whose value asks for what is not honoured, and why."""
-        for name, value in (self.model_extra or {}).items():
-            refusal = REFUSED.get(name)
-            if refusal is not None and value is not None and value not in refusal.taken:
-                return name, refusal
-        return None
-
-    def ignored_fields(self) -> Iterator[str]:
-        """Fields that were sent and change nothing here."""
-        for name, value in (self.model_extra or {}).items():
-            if name not in REFUSED and value is not None:
-                yield name
-        for name, value in ((self.stream_options and self.stream_options.model_extra) or {}).items():
-            if value:
-                yield f"stream_options.{name}"
 
 
 class ChatCompletionRequest(Body):
@@ -375,97 +253,3 @@ class ChatCompletionRequest(Body):
                 return tuple(tool for tool in tools if tool.name == name), True
             case choice:
                 return tools, choice == "required"
-
-
-def _prompt_form(value: object) -> str | None:
-    if not isinstance(value, list):
-        return "a-text" if isinstance(value, str) else None
-    if value and isinstance(value[0], list):
-        return "lists-of-ids"
-    return "many-texts" if not value or isinstance(value[0], str) else "one-list-of-ids"
-
-
-TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
-PromptField = Annotated[
-    Annotated[str, Tag("a-text")]
-    | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS), Tag("many-texts")]
-    | Annotated[TokenIds, Tag("one-list-of-ids")]
-    | Annotated[list[TokenIds], Field(max_length=MOST_PROMPTS), Tag("lists-of-ids")],
-    Discriminator(
-        _prompt_form,
-        custom_error_type="prompt_form",
-        custom_error_message="it must be a string, a list of strings, a list of token ids, or a list of such "
-        "lists",
-    ),
-]
-
-
-class CompletionRequest(Body):
-    """POST /v1/completions."""
-
-    prompt: PromptField = Field(
-        description="The text to continue: a string or token ids, or a list of up to 1024 of them, each "
-        "answered by its own choices. (OpenAI)",
-        json_schema_extra={"x-origin": "OpenAI"},
-    )
-    logprobs: int | None = openai(
-        "Tell the log-probability of each token, and of so many of the likeliest ones, 0 to 20.",
-        ge=0,
-        le=MOST_LOGPROBS,
-    )
-    echo: bool | None = openai(
-        "Repeat the prompt before the text; with logprobs it has them too, and with max_tokens 0 nothing "
-        "comes after it. Default: false."
-    )
-    best_of: int | None = openai("Only the same as n: all choices are told.", ge=1)
-    add_special_tokens: bool | None = vllm(
-        "Begin a text with what the model's prompts begin with. Default: true."
-    )
-
-    @field_validator("best_of")
-    @classmethod
-    def _all(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and value != (info.data.get("n") or 1):
-            raise ValueError("only the same as 'n' is supported: no choice is left out")
-        return value
-
-    @property
-    def prompts(self) -> list[str | list[int]]:
-        """The prompts, texts or ids, in their order."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return list(self.prompt)
-
-    @property
-    def answer_count(self) -> int:
-        """Choices of all prompts together."""
-        return len(self.prompts) * self.choice_count
-
-    @property
-    def top_logprob_count(self) -> int | None:
-        """How many likely tokens are told beside each token, None where logprobs are not asked for."""
-        return self.logprobs
-
-    @property
-    def prompt_logprob_count(self) -> int | None:
-        """The same for the prompt's tokens, which an echo tells as well."""
-        if self.echo and self.logprobs is not None:
-            return max(self.logprobs, self.prompt_logprobs or 0)
-        return self.prompt_logprobs
-
-    @property
-    def only_prompt(self) -> bool:
-        """Whether nothing but the prompt is to be told: an echo with max_tokens 0, which scores a text."""
-        return bool(self.echo) and self.max_tokens == 0
-
-    @property
-    def token_limit(self) -> int | None:
-        """Most tokens of the answer, None for the rest of the context; 16 where the field is left out,
-        as OpenAI's specification has it. The engine makes one for a text that is only scored."""
-        if self.only_prompt:
-            return 1
-        if "max_tokens" not in self.model_fields_set:
-            return 16
-        return self.max_tokens if self.max_tokens is not None and self.max_tokens > 0 else None

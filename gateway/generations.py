@@ -1,0 +1,87 @@
+"""All requests that run: who is let in, and how they end when the gateway does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from starlette.types import Receive
+
+from engine.base import Engine
+from gateway import metrics
+from gateway.errors import Unavailable
+from gateway.generation import ABORT_SECONDS, Generation
+from gateway.prompt_answer import Query
+from persistence.recorder import Recorder
+
+log = logging.getLogger("gateway.generation")
+
+
+class Generations:
+    """All requests that run, and whether more may come.
+
+    ``commit_wait_seconds`` bounds how long an answer's end waits for its row.
+    """
+
+    def __init__(self, engine: Engine, recorder: Recorder, commit_wait_seconds: float) -> None:
+        self.engine = engine
+        self.recorder = recorder
+        self.commit_wait_seconds = commit_wait_seconds
+        self.draining = False
+        self._running: set[Generation] = set()
+        self._none_running = asyncio.Event()
+        self._none_running.set()
+        self._hurried = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def open(
+        self, queries: Sequence[Query], receive: Receive, deadline_seconds: float | None = None
+    ) -> Generation:
+        """A request's way through, as an async context manager. ``receive`` is the ASGI channel on
+        which a client's leaving is noticed; the body must have been read from it. After
+        ``deadline_seconds`` it is ended."""
+        return Generation(self, queries, receive, deadline_seconds)
+
+    def admit(self, generation: Generation) -> None:
+        """Raises Unavailable."""
+        if self.draining:
+            metrics.REFUSED.labels("draining").inc()
+            raise Unavailable("The gateway is shutting down.", code="shutting_down")
+        if self.recorder.full:
+            metrics.REFUSED.labels("rows").inc()
+            raise Unavailable("Too many rows wait for the database.", code="database_unavailable")
+        self._running.add(generation)
+        self._none_running.clear()
+
+    def leave(self, generation: Generation) -> None:
+        """A request has ended."""
+        self._running.discard(generation)
+        if not self._running:
+            self._none_running.set()
+
+    async def drain(self, deadline_seconds: float) -> None:
+        """Admit nothing more and wait for what runs; after the deadline, or ``hurry``, abort it."""
+        self.draining = True
+        if self._running:
+            log.info("waiting for %d requests, at most %.0f s", len(self._running), deadline_seconds)
+        none_running = asyncio.ensure_future(self._none_running.wait())
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        await asyncio.wait(
+            {none_running, hurried}, timeout=deadline_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        none_running.cancel()
+        hurried.cancel()
+        if self._running:
+            log.warning("ending %d requests that are still running", len(self._running))
+            await asyncio.gather(*(generation.abort("shutdown") for generation in list(self._running)))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ABORT_SECONDS + self.commit_wait_seconds):
+                await self._none_running.wait()
+
+    def hurry(self) -> None:
+        """Let a running ``drain`` wait no longer for requests."""
+        self._hurried.set()

@@ -1,0 +1,109 @@
+"""One prompt and the choices that answer it: together one row."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapters.chat_format import Reader
+from engine.base import Engine, GenerationRequest, RequestRefused, ToolCall
+from gateway import metrics
+from gateway.choice import Choice
+from persistence.recorder import MessageRow
+
+log = logging.getLogger("gateway.generation")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One prompt before it runs: its row, and the engine's request for each of its choices.
+
+    ``field_names``: what the client calls fields that the engine knows by another name.
+    """
+
+    row: MessageRow
+    requests: Sequence[GenerationRequest]
+    new_reader: Callable[[], Reader]
+    field_names: Mapping[str, str] = field(default_factory=dict)
+
+
+class PromptAnswer:
+    """A Query on its way. ``begun`` where the engine has taken the first choice: it has a row then."""
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self.row = query.row
+        self.choices = [Choice(request, query.new_reader()) for request in query.requests]
+        self.begun = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has come to its own end."""
+        return all(choice.finished for choice in self.choices)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The prompt counts once, however many choices answer it. An engine that broke has not told; the
+        prompt is known all the same."""
+        return self.choices[0].prompt_tokens or len(self._query.requests[0].prompt_token_ids)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Of all choices together."""
+        return sum(choice.completion_tokens for choice in self.choices)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompt, as the first choice found it."""
+        return self.choices[0].cached_tokens
+
+    async def submit(self, choice: Choice, engine: Engine) -> None:
+        """Hand a choice to the engine. Raises EngineError; a refusal names the client's field."""
+        try:
+            await choice.submit(engine)
+        except RequestRefused as error:
+            error.param = self._query.field_names.get(error.param or "", error.param)
+            raise
+
+    def fill_row(self, ended: str, error: BaseException | None) -> None:
+        """Say in the row how it ended: completed where all choices are finished and nothing failed, else
+        as ``ended`` says."""
+        row, first = self.row, self.choices[0]
+        completed = error is None and self.finished
+        row.status = "completed" if completed else ended
+        row.finish_reason = first.end_reason if completed else ended
+        row.response = first.text
+        if first.tool_calls:
+            row.meta_data["tool_calls"] = call_fields(first.tool_calls)
+        if len(self.choices) > 1:
+            row.meta_data["choices"] = [choice_fields(choice, ended) for choice in self.choices]
+        if first.queue_seconds is not None:
+            row.meta_data["queue_ms"] = round(first.queue_seconds * 1000, 3)
+        row.prompt_tokens, row.cached_tokens = self.prompt_tokens, self.cached_tokens
+        row.completion_tokens = self.completion_tokens
+        if row.status == "error":
+            # The client is told less than the operator.
+            cause = (error.__cause__ or error) if error is not None else "The engine ended the request."
+            row.error = str(cause)
+            log.error("request %s failed: %s", row.request_id, row.error)
+        metrics.REQUESTS.labels(row.endpoint, row.status).inc()
+        metrics.PROMPT_TOKENS.inc(row.prompt_tokens)
+        metrics.COMPLETION_TOKENS.inc(row.completion_tokens)
+        metrics.CACHED_TOKENS.inc(row.cached_tokens)
+
+
+def choice_fields(choice: Choice, ended: str) -> dict[str, Any]:
+    """One of several choices, for the row's meta_data."""
+    fields: dict[str, Any] = {
+        "response": choice.text,
+        "finish_reason": choice.end_reason or ended,
+        "completion_tokens": choice.completion_tokens,
+    }
+    return fields | ({"tool_calls": call_fields(choice.tool_calls)} if choice.tool_calls else {})
+
+
+def call_fields(calls: Sequence[ToolCall]) -> list[dict[str, str]]:
+    """Calls, for the row's meta_data."""
+    return [{"name": call.name, "arguments": call.arguments} for call in calls]
