@@ -1,5 +1,5 @@
-"""What /docs and /openapi.json say beyond what FastAPI sees: bodies are read and checked by hand, so
-their schemas and examples are put in here."""
+"""What /docs and /openapi.json say beyond what FastAPI sees: bodies are read and answers written by hand,
+so their schemas and examples are put in here."""
 
 from __future__ import annotations
 
@@ -7,298 +7,60 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
 
+from adapters.openai.answer_types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    DetokenizedText,
+    Model,
+    ModelList,
+    Tokens,
+)
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
+from gateway.openapi_operations import ERROR_SCHEMA, OPERATIONS, REF
 
-Described = dict[str, dict[str, Any]]
-
-BODIES: tuple[type[BaseModel], ...] = (
-    ChatCompletionRequest,
-    CompletionRequest,
-    TokenizeRequest,
-    DetokenizeRequest,
-)
-REF = "#/components/schemas/{model}"
-
-_ERROR_SCHEMA = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string", "description": "What went wrong, for people."},
-                "type": {"type": "string", "enum": ["invalid_request_error", "server_error"]},
-                "param": {"type": ["string", "null"], "description": "The field at fault."},
-                "code": {"type": ["string", "null"], "description": "What went wrong, for programs."},
-            },
-        }
-    },
-}
-
-
-def _error(message: str, param: str | None, code: str | None, kind: str = "invalid_request_error") -> Any:
-    example = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return {"application/json": {"schema": {"$ref": REF.format(model="Error")}, "example": example}}
-
-
-_FAILURES: Described = {
-    "400": {
-        "description": "The request can't be honoured as it is; the message names the field.",
-        "content": _error(
-            "Missing required parameter: 'messages'.", "messages", "missing_required_parameter"
-        ),
-    },
-    "404": {
-        "description": "The model is not served here.",
-        "content": _error("The model 'gpt-4' is not served here; 'demo' is.", "model", "model_not_found"),
-    },
-    "408": {
-        "description": "The body did not arrive in time; the connection is closed.",
-        "content": _error("The body did not arrive within 30 seconds.", None, "request_timeout"),
-    },
-    "413": {
-        "description": "The body is too large, as it comes or unpacked; the connection is closed.",
-        "content": _error("The body is larger than 8388608 bytes.", None, "body_too_large"),
-    },
-    "415": {
-        "description": "The body is not JSON in UTF-8, or is compressed otherwise than with gzip "
-        "(unsupported_encoding); the connection is closed.",
-        "content": _error(
-            "The body must be JSON: send the header 'content-type: application/json'.",
-            None,
-            "unsupported_media_type",
-        ),
-    },
-    "500": {
-        "description": "The engine failed on this request.",
-        "content": _error("The engine failed on this request.", None, None, "server_error"),
-    },
-    "503": {
-        "description": "Not now: full, or shutting down. Carries Retry-After.",
-        "content": _error("The gateway is shutting down.", None, "shutting_down", "server_error"),
-    },
-    "504": {
-        "description": "The answer took longer than a request may, or than its x-request-timeout.",
-        "content": _error("The answer took longer than 600 seconds.", None, "timeout", "server_error"),
-    },
-}
-
-_USAGE = {
-    "prompt_tokens": 37,
-    "completion_tokens": 8,
-    "total_tokens": 45,
-    "prompt_tokens_details": {"cached_tokens": 0},
-}
-_HEAD = {
-    "created": 1767225600,
-    "model": "smollm2-135m-instruct",
-    "system_fingerprint": "vllm-0.32.0-0f1e2d3c",
-}
-_ID = "019a0f0e6c5c7b1f8d7e6a5b4c3d2e1f"
-
-
-def _answers(example: dict[str, Any], stream: str) -> Described:
-    return {
-        "200": {
-            "description": "The answer; with stream=true, server-sent events that end with `[DONE]`.",
-            "content": {
-                "application/json": {"schema": {"type": "object"}, "example": example},
-                "text/event-stream": {"schema": {"type": "string"}, "example": stream},
-            },
-        },
-        **_FAILURES,
-    }
-
-
-def _json(description: str, example: dict[str, Any]) -> dict[str, Any]:
-    content = {"schema": {"type": "object"}, "example": example}
-    return {"description": description, "content": {"application/json": content}}
-
-
-def _body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
-    content = {"schema": {"$ref": REF.format(model=model.__name__)}, "examples": examples}
-    return {"required": True, "content": {"application/json": content}}
-
-
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_current_weather",
-        "description": "Get the current weather in a given location",
-        "parameters": {
-            "type": "object",
-            "properties": {"location": {"type": "string"}},
-            "required": ["location"],
-        },
-    },
-}
-_CHAT: dict[str, Any] = {
-    "requestBody": _body(
-        ChatCompletionRequest,
-        {
-            "question": {
-                "summary": "A question",
-                "value": {"messages": [{"role": "user", "content": "What is the capital of France?"}]},
-            },
-            "stream": {
-                "summary": "Streamed, with usage",
-                "value": {
-                    "messages": [
-                        {"role": "system", "content": "Answer in one word."},
-                        {"role": "user", "content": "What is the capital of France?"},
-                    ],
-                    "max_tokens": 16,
-                    "temperature": 0,
-                    "stream": True,
-                    "stream_options": {"include_usage": True},
-                },
-            },
-            "tools": {
-                "summary": "A question and a tool (ChatGLM3)",
-                "value": {
-                    "messages": [{"role": "user", "content": "今天北京的天气怎么样？"}],
-                    "tools": [_TOOL],
-                },
-            },
-        },
+FORMS: dict[JsonSchemaMode, tuple[type[Any], ...]] = {
+    "validation": (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest),
+    "serialization": (
+        ChatCompletion,
+        ChatCompletionChunk,
+        Completion,
+        CompletionChunk,
+        Model,
+        ModelList,
+        Tokens,
+        DetokenizedText,
     ),
-    "responses": _answers(
-        {
-            "id": f"chatcmpl-{_ID}",
-            "object": "chat.completion",
-            **_HEAD,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {
-                        "role": "assistant",
-                        "content": "The capital of France is Paris.",
-                        "refusal": None,
-                    },
-                    "logprobs": None,
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": _USAGE,
-        },
-        f'data: {{"id":"chatcmpl-{_ID}","object":"chat.completion.chunk",...,"choices":[{{"index":0,'
-        '"delta":{"content":"Paris"},"finish_reason":null}]}\n\n...\n\ndata: [DONE]\n\n',
-    ),
-}
-_COMPLETION: dict[str, Any] = {
-    "requestBody": _body(
-        CompletionRequest,
-        {
-            "continue": {
-                "summary": "Continue a text",
-                "value": {"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0},
-            }
-        },
-    ),
-    "responses": _answers(
-        {
-            "id": f"cmpl-{_ID}",
-            "object": "text_completion",
-            **_HEAD,
-            "choices": [{"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "stop"}],
-            "usage": _USAGE,
-        },
-        f'data: {{"id":"cmpl-{_ID}","object":"text_completion",...,"choices":[{{"index":0,'
-        '"text":" Paris","logprobs":null,"finish_reason":null}]}\n\n...\n\ndata: [DONE]\n\n',
-    ),
-}
-
-_REFUSALS: Described = {status: _FAILURES[status] for status in ("400", "404", "408", "413", "415")}
-_TOKENIZE: dict[str, Any] = {
-    "requestBody": _body(
-        TokenizeRequest,
-        {
-            "text": {"summary": "A text", "value": {"prompt": "你好"}},
-            "conversation": {
-                "summary": "A conversation",
-                "value": {"messages": [{"role": "user", "content": "你好"}]},
-            },
-        },
-    ),
-    "responses": {
-        "200": _json(
-            "The tokens.",
-            {
-                "count": 8,
-                "max_model_len": 8192,
-                "tokens": [64790, 64792, 64795, 30910, 13, 36474, 54591, 64796],
-                "token_strs": None,
-            },
-        ),
-        **_REFUSALS,
-    },
-}
-_DETOKENIZE: dict[str, Any] = {
-    "requestBody": _body(
-        DetokenizeRequest, {"ids": {"summary": "Some ids", "value": {"tokens": [36474, 54591]}}}
-    ),
-    "responses": {"200": _json("The text.", {"prompt": "你好"}), **_REFUSALS},
-}
-
-_MODEL = {
-    "id": "smollm2-135m-instruct",
-    "object": "model",
-    "created": 1767225600,
-    "owned_by": "chatglm-gateway",
-    "engine": "vllm",
-    "max_model_len": 8192,
-    "sampling_defaults": {"temperature": 0.2, "top_p": 0.9},
-}
-_MODELS_ANSWERS: Described = {"200": _json("The list.", {"object": "list", "data": [_MODEL]})}
-_MODEL_ANSWERS: Described = {"200": _json("The model.", _MODEL), "404": _FAILURES["404"]}
-_LIVE_ANSWERS: Described = {"200": _json("Alive.", {"status": "alive"})}
-_READY_ANSWERS: Described = {
-    "200": _json("Ready.", {"status": "ready", "problems": []}),
-    "503": _json("Not ready.", {"status": "not ready", "problems": ["The engine's processes have ended."]}),
-}
-_METRICS_ANSWERS: Described = {
-    "200": {
-        "description": "Prometheus' text format.",
-        "content": {"text/plain": {"example": 'gateway_requests_total{endpoint="/v1/completions"} 3.0\n'}},
-    }
-}
-
-
-# By path; FastAPI would drop the nulls out of the examples, so they are put in after it.
-_OPERATIONS: dict[str, dict[str, Any]] = {
-    "/v1/models": {"responses": _MODELS_ANSWERS},
-    "/v1/models/{model}": {"responses": _MODEL_ANSWERS},
-    "/v1/chat/completions": _CHAT,
-    "/v1/completions": _COMPLETION,
-    "/tokenize": _TOKENIZE,
-    "/detokenize": _DETOKENIZE,
-    "/health/live": {"responses": _LIVE_ANSWERS},
-    "/health/ready": {"responses": _READY_ANSWERS},
-    "/metrics": {"responses": _METRICS_ANSWERS},
 }
 
 
 def describe(app: FastAPI) -> None:
-    """Give ``app`` an ``openapi()`` that knows the bodies and the error."""
+    """Give ``app`` an ``openapi()`` that knows bodies, answers and the error."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(
                 title=app.title, version=app.version, description=app.description, routes=app.routes
             )
-            _, definitions = models_json_schema([(model, "validation") for model in BODIES], ref_template=REF)
+            known: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
+                (model.__name__, mode, TypeAdapter(model))
+                for mode, models in FORMS.items()
+                for model in models
+            ]
+            _, definitions = TypeAdapter.json_schemas(known, ref_template=REF)
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(definitions["$defs"])
-            schemas["Error"] = _ERROR_SCHEMA
+            schemas["Error"] = ERROR_SCHEMA
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    operation.update(_OPERATIONS[path])
+                    # FastAPI would drop the nulls out of the examples.
+                    operation.update(OPERATIONS[path])
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
             app.openapi_schema = schema

@@ -31,6 +31,7 @@ from adapters.openai.tools import (
     JsonObject,
     NamedTool,
     OfferedTool,
+    OnlyFalse,
     ResponseFormat,
     WrappedTool,
     duplicate,
@@ -92,7 +93,7 @@ class ChatCompletionRequest(Body):
         "Leave the last message, an assistant's, open: the answer continues it. Default: false."
     )
     chat_template_kwargs: JsonObject | None = vllm("Values for variables of the model's chat template.")
-    add_special_tokens: Literal[False] | None = vllm(
+    add_special_tokens: OnlyFalse | None = vllm(
         "Only false: the model's chat format has placed them already."
     )
 

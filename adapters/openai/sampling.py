@@ -48,8 +48,8 @@ def _token_ids_as_keys(value: object) -> object:
 
 LogitBias = Annotated[
     dict[TokenId, Annotated[float, Field(ge=-100, le=100)]],
-    BeforeValidator(_token_ids_as_keys),
     Field(max_length=MOST_BIASED_TOKENS),
+    BeforeValidator(_token_ids_as_keys),
 ]
 
 

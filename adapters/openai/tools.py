@@ -22,6 +22,7 @@ from pydantic import (
     PrivateAttr,
     StringConstraints,
     Tag,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -46,6 +47,23 @@ def _finite(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+
+
+def _true(value: bool) -> bool:
+    if not value:
+        raise ValueError("must be true")
+    return value
+
+
+def _false(value: bool) -> bool:
+    if value:
+        raise ValueError("must be false")
+    return value
+
+
+# A Literal would take 1 and 0 as well.
+OnlyTrue = Annotated[bool, AfterValidator(_true), WithJsonSchema({"type": "boolean", "const": True})]
+OnlyFalse = Annotated[bool, AfterValidator(_false), WithJsonSchema({"type": "boolean", "const": False})]
 
 
 class _Strict(BaseModel):
@@ -155,7 +173,7 @@ class StructuredOutputs(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     json_: JsonObject | str | None = Field(None, alias="json", description="A JSON schema.")
-    json_object: Literal[True] | None = Field(None, description="Any JSON object.")
+    json_object: OnlyTrue | None = Field(None, description="Any JSON object.")
     regex: str | None = Field(None, min_length=1, description="A regular expression.")
     choice: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = Field(
         None, description="One of these texts."

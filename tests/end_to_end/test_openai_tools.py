@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import openai
 import pytest
 from openai import pydantic_function_tool
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
 from tests.end_to_end.served import Gateway
-from tests.end_to_end.typed import checked
+from tests.end_to_end.typed import checked, events
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
@@ -55,6 +56,17 @@ def test_a_call_is_of_openais_types_and_nothing_else(sdk: openai.OpenAI) -> None
     assert answer.choices[0].finish_reason == "tool_calls"
     assert '"tool_calls"' in raw.text
     assert '"function_call"' not in raw.text
+
+
+def test_a_streamed_call_is_of_openais_types_and_nothing_else(sdk: openai.OpenAI) -> None:
+    create = sdk.chat.completions.with_streaming_response.create
+    with create(**RAINS, tools=TOOLS, stream=True) as answer:
+        told = events(answer.read().decode())
+    chunks = [checked(ChatCompletionChunk, json.dumps(event)) for event in told]
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    assert "".join(call.function.arguments or "" for call in calls if call.function) == json.dumps(
+        ARGUMENTS, ensure_ascii=False
+    )
 
 
 def test_parse_gives_a_calls_arguments_as_an_object(sdk: openai.OpenAI) -> None:

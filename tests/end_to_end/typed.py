@@ -1,7 +1,5 @@
-"""OpenAI's own types, held to what they say.
-
-The SDK builds its objects without checking them; here an answer's JSON has to be what they say, strictly.
-"""
+"""What is said of an answer, by OpenAI's specification, by the SDK's types and by /openapi.json: all of it
+has to be true, strictly. The SDK itself builds its objects without checking them."""
 
 from __future__ import annotations
 
@@ -9,7 +7,23 @@ import json
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel, TypeAdapter
+
+from adapters.openai import answer_types
+from tests.openai_schemas import check
+
+SPECIFIED = {
+    ChatCompletion: "CreateChatCompletionResponse",
+    ChatCompletionChunk: "CreateChatCompletionStreamResponse",
+    Completion: "CreateCompletionResponse",
+}
+DOCUMENTED: dict[type[BaseModel], TypeAdapter[Any]] = {
+    ChatCompletion: TypeAdapter(answer_types.ChatCompletion),
+    ChatCompletionChunk: TypeAdapter(answer_types.ChatCompletionChunk),
+    Completion: TypeAdapter(answer_types.Completion),
+}
 
 Typed = TypeVar("Typed", bound=BaseModel)
 
@@ -17,6 +31,8 @@ Typed = TypeVar("Typed", bound=BaseModel)
 def checked(kind: type[Typed], text: str | bytes, *extra: str) -> Typed:
     """``text`` as a ``kind`` that has ``extra`` and no other field beside OpenAI's own, each named by its
     path without its places in lists."""
+    check(SPECIFIED[kind], json.loads(text), also=frozenset(extra))
+    DOCUMENTED[kind].validate_json(text, strict=True)
     answer = kind.model_validate_json(text, strict=True)
     assert set(extras(answer)) == set(extra)
     return answer

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import TypeAdapter
 
 from adapters.chat_format import Answer, ContentLogprob, EndReason, Piece, ToolCallDelta
+from adapters.openai import answer_types
 from adapters.openai.answers import Envelope, Head, Wanted
 from adapters.openai.answers import chat_completion as chat_completion_of_many
 from adapters.openai.answers import completion as completion_of_many
@@ -35,19 +37,35 @@ reasons: st.SearchStrategy[EndReason] = st.sampled_from(["stop", "length"])
 ENVELOPE = Envelope("chatcmpl-1", "m", 1_700_000_000, "f")
 
 
+# What /openapi.json says of the answers: all that is written here has to be so.
+WHOLE_CHAT = TypeAdapter(answer_types.ChatCompletion)
+WHOLE_COMPLETION = TypeAdapter(answer_types.Completion)
+CHUNK: dict[type[Chunks], TypeAdapter[Any]] = {
+    ChatChunks: TypeAdapter(answer_types.ChatCompletionChunk),
+    CompletionChunks: TypeAdapter(answer_types.CompletionChunk),
+}
+
+
 def chat_completion(envelope: Envelope, wanted: Wanted, answer: Answer, usage: Usage) -> bytes:
     """Of one choice."""
-    return chat_completion_of_many(envelope, wanted, [Head()], [answer], usage)
+    body = chat_completion_of_many(envelope, wanted, [Head()], [answer], usage)
+    WHOLE_CHAT.validate_json(body, strict=True)
+    return body
 
 
 def completion(envelope: Envelope, wanted: Wanted, answer: Answer, usage: Usage) -> bytes:
     """Of one choice."""
-    return completion_of_many(envelope, wanted, [Head()], [answer], usage)
+    body = completion_of_many(envelope, wanted, [Head()], [answer], usage)
+    WHOLE_COMPLETION.validate_json(body, strict=True)
+    return body
 
 
 def more(chunks: Chunks, piece: Piece) -> bytes:
     """Of the only choice."""
-    return chunks.more(0, piece, USAGE)
+    data = chunks.more(0, piece, USAGE)
+    for one in events(data) if data else ():
+        CHUNK[type(chunks)].validate_json(one, strict=True)
+    return data
 
 
 def events(data: bytes) -> list[str]:
@@ -62,7 +80,11 @@ def events(data: bytes) -> list[str]:
 
 def frames(chunks: Chunks, pieces: list[str], finish_reason: EndReason = "stop") -> list[bytes]:
     """All writes of one stream."""
-    return [*(more(chunks, Piece(piece)) for piece in pieces), chunks.last([finish_reason], USAGE)]
+    written = [more(chunks, Piece(piece)) for piece in pieces]
+    last = chunks.last([finish_reason], USAGE)
+    for one in events(last)[:-1]:
+        CHUNK[type(chunks)].validate_json(one, strict=True)
+    return [*written, last]
 
 
 def stream(chunks: Chunks, pieces: list[str], finish_reason: EndReason = "stop") -> list[dict[str, Any]]:

@@ -1,0 +1,53 @@
+"""/openapi.json is true: whatever is asked, the answer has a status, a type and a form that it tells of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis import Case, Config
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from gateway.app import create_app
+from gateway.settings import load
+from tests.end_to_end.served import Gateway
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+SECONDS = 10
+MOST_TOKENS = 32
+
+
+DOCUMENT = create_app(load({"engine": "simulated"})).openapi()
+# What was sent is shown as it was: the fields about tokens are no secrets.
+CONFIG = Config.from_dict({"output": {"sanitization": {"enabled": False}}})
+schema = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
+
+
+def test_it_is_what_is_served(client: httpx.Client) -> None:
+    assert client.get("/openapi.json").json() == DOCUMENT
+
+
+@schema.parametrize()
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_answer_is_documented(simulated: Gateway, case: Case[Any]) -> None:
+    if isinstance(case.body, dict):
+        # So that what ignores its end ends.
+        for name in ("max_tokens", "max_completion_tokens"):
+            asked = case.body.get(name)
+            if asked is None or (type(asked) is int and not 0 < asked < MOST_TOKENS):
+                case.body[name] = MOST_TOKENS
+    case.call_and_validate(base_url=simulated.base_url, checks=CHECKS, timeout=SECONDS)
