@@ -15,8 +15,12 @@ Origin = Literal["OpenAI", "vLLM", "Chatchat"]
 
 def _described(origin: Origin, description: str, **constraints: Any) -> Any:
     """A field that may be left out; null is as good."""
+    default = "" if "Default: " in description else " Default: none."
     return Field(
-        None, description=f"{description} ({origin})", json_schema_extra={"x-origin": origin}, **constraints
+        None,
+        description=f"{description}{default} ({origin})",
+        json_schema_extra={"x-origin": origin},
+        **constraints,
     )
 
 

@@ -23,7 +23,7 @@ from adapters.openai.answer_types import (
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
-from gateway.openapi_operations import ERROR_SCHEMA, OPERATIONS, REF
+from gateway.openapi_operations import ERROR_SCHEMA, FIELDS_TEXT, GENERATING, OPERATIONS, REF
 
 FORMS: dict[JsonSchemaMode, tuple[type[Any], ...]] = {
     "validation": (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest),
@@ -61,6 +61,8 @@ def describe(app: FastAPI) -> None:
                 for operation in operations.values():
                     # FastAPI would drop the nulls out of the examples.
                     operation.update(OPERATIONS[path])
+                    if path in GENERATING:
+                        operation["description"] += f"\n\n{FIELDS_TEXT}"
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
             app.openapi_schema = schema

@@ -18,6 +18,7 @@ from adapters.openai.answer_types import (
 )
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
+from adapters.openai.refused import IGNORED, REFUSED
 from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
 
 Described = dict[str, dict[str, Any]]
@@ -325,6 +326,21 @@ _METRICS_ANSWERS: Described = {
 
 
 # By path.
+def _fields_text() -> str:
+    """What becomes of fields that the body's schema does not have."""
+    refused = "; ".join(f"`{name}`: {refusal.why.removesuffix('.')}" for name, refusal in REFUSED.items())
+    ignored = "; ".join(f"`{name}`: {why}" for name, why in IGNORED.items())
+    return (
+        "The field `x-origin` of each property says whose it is: OpenAI's, vLLM's or Chatchat's.\n\n"
+        f"**Refused** with a 400, because the answer would not be what was asked for: {refused}.\n\n"
+        "**Ignored**, and named in the header `x-gateway-ignored-fields`, as any unknown field is: "
+        f"{ignored}."
+    )
+
+
+FIELDS_TEXT = _fields_text()
+GENERATING = ("/v1/chat/completions", "/v1/completions")
+
 OPERATIONS: dict[str, dict[str, Any]] = {
     "/v1/models": {"responses": _MODELS_ANSWERS},
     "/v1/models/{model}": {"responses": _MODEL_ANSWERS},

@@ -102,7 +102,8 @@ class ChatchatFields(BaseModel):
     )
     history_len: Turns | None = chatchat(
         "How many of the last stored turns (a question and its answer) of "
-        "conversation_id come before; 0 and below: none. Not used with a list as history. Default: -1.",
+        "conversation_id come before; 0 and below: none. Not used with a list as history. "
+        "Stored turns can't be read yet: above 0 is refused. Default: -1.",
     )
     conversation_id: str | None = chatchat(
         "The conversation that this request belongs to, up to 255 characters; an empty one is none. "

@@ -59,7 +59,7 @@ class Body(SamplingFields, ChatchatFields):
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
-    model: str | None = openai("The served model; left out: the one that is served.")
+    model: str | None = openai("The served model. Default: the one that is served.")
     stream: bool | None = openai("Answer as server-sent events. Default: false.")
     stream_options: StreamOptions | None = openai("Only with stream=true.")
     user: Label | None = openai("Your name for the end user, for the row; at most 512 characters.")

@@ -51,23 +51,23 @@ class ChatCompletionRequest(Body):
         json_schema_extra={"x-origin": "OpenAI"},
     )
     max_completion_tokens: int | None = openai(
-        "As max_tokens, which it replaces; it wins where both are given."
+        "As max_tokens, which it replaces; it wins where both are given. Default: max_tokens."
     )
     tools: Annotated[list[OfferedTool], Field(max_length=MOST_TOOLS)] | None = openai(
         "Functions that the model may call, at most 128: OpenAI's wrapped form, or the function alone."
     )
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = openai(
-        "none, auto (default where there are tools), required, or the tool to call."
+        "none, auto, required, or the tool to call. Default: auto where there are tools."
     )
     parallel_tool_calls: bool | None = openai("false: at most one call. Default: true.")
     functions: Annotated[list[FunctionDefinition], Field(max_length=MOST_TOOLS)] | None = openai(
         "The older form of tools; calls are answered as function_call."
     )
     function_call: Literal["none", "auto"] | FunctionReference | None = openai(
-        "The older form of tool_choice."
+        "The older form of tool_choice. Default: auto where there are functions."
     )
     response_format: ResponseFormat | None = openai(
-        "text (default), json_object, or json_schema with a schema that the answer fits."
+        "text, json_object, or json_schema with a schema that the answer fits. Default: text."
     )
     logprobs: bool | None = openai("Tell the log-probability of each token of the content. Default: false.")
     top_logprobs: int | None = openai(

@@ -63,7 +63,7 @@ class CompletionRequest(Body):
         "Repeat the prompt before the text; with logprobs it has them too, and with max_tokens 0 nothing "
         "comes after it. Default: false."
     )
-    best_of: int | None = openai("Only the same as n: all choices are told.", ge=1)
+    best_of: int | None = openai("Only the same as n: all choices are told. Default: n.", ge=1)
     add_special_tokens: bool | None = vllm(
         "Begin a text with what the model's prompts begin with. Default: true."
     )

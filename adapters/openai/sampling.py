@@ -67,7 +67,10 @@ class SamplingFields(BaseModel):
         gt=0,
         le=1,
     )
-    max_tokens: int | None = openai("Most tokens of the answer; null, 0 or below: the rest of the context.")
+    max_tokens: int | None = openai(
+        "Most tokens of the answer; 0 and below are as good as null. Default: the rest of the context; 16 in "
+        "a completion that leaves it out."
+    )
     n: int | None = openai(
         "Choices for each prompt, 1 to 128; with more than one the temperature must be above 0. Default: 1.",
         ge=1,
@@ -82,10 +85,12 @@ class SamplingFields(BaseModel):
         lt=INT64,
     )
     presence_penalty: float | None = openai(
-        "Above 0: tokens that have come become less likely; -2 to 2. Default: 0.", ge=-2, le=2
+        "Above 0: tokens that have come become less likely; -2 to 2. Default: the model's, else 0.",
+        ge=-2,
+        le=2,
     )
     frequency_penalty: float | None = openai(
-        "The same for each time that a token has come; -2 to 2. Default: 0.", ge=-2, le=2
+        "The same for each time that a token has come; -2 to 2. Default: the model's, else 0.", ge=-2, le=2
     )
     logit_bias: LogitBias | None = openai(
         "Token ids and what is added to their logits, -100 to 100; at most 1024."
@@ -97,12 +102,14 @@ class SamplingFields(BaseModel):
         lt=INT32,
     )
     min_p: float | None = vllm(
-        "Only tokens that have at least this share of the likeliest one's probability, 0 to 1. Default: 0.",
+        "Only tokens that have at least this share of the likeliest one's probability, 0 to 1. "
+        "Default: the model's, else 0.",
         ge=0,
         le=1,
     )
     repetition_penalty: float | None = vllm(
-        "Above 1: tokens of the prompt and the answer become less likely; above 0 up to 100. Default: 1.",
+        "Above 1: tokens of the prompt and the answer become less likely; above 0 up to 100. "
+        "Default: the model's, else 1.",
         gt=0,
         le=100,
     )

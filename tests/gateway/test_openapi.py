@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
+from adapters.openai.refused import IGNORED, REFUSED
 from gateway.app import create_app
 from gateway.settings import load
 
@@ -82,7 +83,17 @@ def test_the_examples_of_a_body_are_accepted(document: dict[str, Any], path: str
 def test_every_field_of_a_body_is_described(document: dict[str, Any], path: str) -> None:
     schema = document["components"]["schemas"][POSTS[path].__name__]
     assert schema["properties"].keys() == POSTS[path].model_fields.keys()
-    assert all(field.get("description") for field in schema["properties"].values())
+    required = set(schema["required"])
+    for name, field in schema["properties"].items():
+        assert field["x-origin"] in ("OpenAI", "vLLM", "Chatchat")
+        assert field["description"].endswith(f"({field['x-origin']})")
+        assert ("Default: " in field["description"]) == (name not in required), name
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_what_is_refused_or_ignored_is_told_too(document: dict[str, Any], path: str) -> None:
+    said = document["paths"][path]["post"]["description"]
+    assert all(f"`{name}`: " in said for name in (*REFUSED, *IGNORED))
 
 
 def test_every_answer_has_an_example(document: dict[str, Any]) -> None:
