@@ -67,7 +67,11 @@ class Gateway:
         """Everything that lives because of this gateway: its descendants and its PostgreSQL."""
         found = psutil.Process(self.process.pid).children(recursive=True)
         postmaster = self.data_dir / "postgres" / "postmaster.pid"
-        pid = int(postmaster.read_text().split()[0]) if postmaster.exists() else 0
+        try:
+            pid = int(postmaster.read_text().split()[0])
+        except FileNotFoundError:
+            # Not there yet, or no more.
+            pid = 0
         # Below 0 while the cluster is being made.
         if pid > 0:
             server = psutil.Process(pid)
