@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import replace
 
 from adapters.chat_format import ChatFormat, Conversation, Prompt, UnrenderablePrompt
@@ -80,15 +80,25 @@ async def completion_prompt(
     if isinstance(given, str):
         with refused_by_template():
             text = completion_text(given, templates, body.template_name, body.history_text)
-        prompt: str | Sequence[int] = text
-        if body.add_special_tokens is False:
-            prompt = chat_format.plain_ids(text)
+        heavy = is_heavy(text, body)
     elif body.past or body.template_name != DEFAULT:
         raise InvalidRequest("A prompt of token ids takes no history and no prompt template.", "prompt")
     else:
-        prompt, text = given, await decoded(chat_format, given)
-    heavy = isinstance(prompt, str) and len(prompt) > THREAD_CHARACTERS
-    return await rendered(lambda: chat_format.encode(prompt, body.rules), heavy=heavy, param="prompt"), text
+        heavy = is_heavy(given, body)
+        text = await asyncio.to_thread(chat_format.decode, given) if heavy else chat_format.decode(given)
+
+    def render() -> Prompt:
+        if not isinstance(given, str):
+            return chat_format.encode(given, body.rules)
+        begun = body.add_special_tokens is not False
+        return chat_format.encode(text if begun else chat_format.plain_ids(text), body.rules)
+
+    return await rendered(render, heavy=heavy, param="prompt"), text
+
+
+def is_heavy(prompt: Sized, body: CompletionRequest) -> bool:
+    """Whether it takes long to make, with all others of its request: each may be short."""
+    return len(prompt) * len(body.prompts) > THREAD_CHARACTERS
 
 
 def no_stored_turns(body: Body) -> None:
@@ -110,13 +120,6 @@ def refused_by_template() -> Iterator[None]:
         yield
     except TemplateRefused as error:
         raise InvalidRequest(str(error), "prompt_name", "invalid_value") from error
-
-
-async def decoded(chat_format: ChatFormat, token_ids: Sequence[int]) -> str:
-    """The text of ids, off the event loop where there are many."""
-    if len(token_ids) > THREAD_CHARACTERS:
-        return await asyncio.to_thread(chat_format.decode, token_ids)
-    return chat_format.decode(token_ids)
 
 
 def token_budget(prompt_token_ids: Sequence[int], asked: int | None, card: ModelCard, param: str) -> int:

@@ -87,6 +87,7 @@ async def chat_completions(request: Request) -> Response:
     conversation = conversation_of(body, lifecycle.prompt_templates)
     last_query = next((message.text for message in reversed(body.messages) if message.role == "user"), "")
     row = new_row(request, lifecycle, body, last_query, "llm_chat")
+    row.meta_data = asked_fields(body)
     if len(body.messages) > 1 or body.messages[0].role != "user":
         row.meta_data["messages"] = [message.stored_fields() for message in body.messages]
     row.meta_data |= body.tool_fields()
@@ -101,10 +102,12 @@ async def completions(request: Request) -> Response:
     lifecycle = lifecycle_of(request)
     body = await read(request, CompletionRequest, lifecycle.settings.max_body_bytes)
     check(body, lifecycle.engine.card)
+    shared = asked_fields(body)
     asked: list[Asked] = []
     for place, given in enumerate(body.prompts):
         prompt, text = await completion_prompt(lifecycle.chat_format, body, lifecycle.prompt_templates, given)
         row = new_row(request, lifecycle, body, given if isinstance(given, str) else text, "completion")
+        row.meta_data = dict(shared)
         if not isinstance(given, str):
             row.meta_data["prompt_token_ids"] = given
         if len(body.prompts) > 1:
@@ -124,8 +127,12 @@ def new_row(request: Request, lifecycle: Lifecycle, body: Body, query: str, chat
         query=query,
         chat_type=chat_type,
         conversation_id=body.conversation_id,
-        meta_data={"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields(),
     )
+
+
+def asked_fields(body: Body) -> dict[str, Any]:
+    """What was asked for beside the prompt, for the row's meta_data."""
+    return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields()
 
 
 async def answered(

@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.chat_format import Conversation, Prompt, UnrenderablePrompt
+from adapters.chat_format import PLAIN_TEXT, Conversation, Prompt, TextRules, UnrenderablePrompt
 from adapters.code_points import CodePointFormat, new_reader
 from adapters.openai.chat_request import ChatCompletionRequest
+from adapters.openai.completion_request import CompletionRequest
 from engine.base import ChatMessage, ModelCard, Tool
 from gateway.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
-from gateway.prompting import THREAD_CHARACTERS, as_sent, chat_prompt, check_model, rendered, token_budget
+from gateway.prompt_templates import read_templates
+from gateway.prompting import (
+    THREAD_CHARACTERS,
+    as_sent,
+    chat_prompt,
+    check_model,
+    completion_prompt,
+    rendered,
+    token_budget,
+)
 
 CARD = ModelCard("m", "simulated", max_model_len=100, chat_format="code_points")
 
@@ -54,6 +65,9 @@ class ThreadFormat(CodePointFormat):
     def render(self, conversation: Conversation) -> Prompt:
         return Prompt([threading.get_ident()], new_reader)
 
+    def encode(self, prompt: str | Sequence[int], rules: TextRules = PLAIN_TEXT) -> Prompt:
+        return Prompt([threading.get_ident()], new_reader)
+
 
 TOOL = Tool("f", {"name": "f"})
 
@@ -69,6 +83,26 @@ async def test_what_takes_long_is_rendered_off_the_event_loop(
     conversation = Conversation([ChatMessage("user", "x" * characters)], tools)
     prompt = await chat_prompt(ThreadFormat(), body, conversation)
     assert (prompt.token_ids == [threading.get_ident()]) == same
+
+
+@pytest.mark.parametrize(
+    ("prompts", "same"),
+    [
+        (["x"], True),
+        ([[120] * 5], True),
+        (["x" * (THREAD_CHARACTERS + 1)], False),
+        (["x" * 100] * 100, False),
+        ([[120] * 100] * 100, False),
+    ],
+)
+@pytest.mark.parametrize("add_special_tokens", [True, False])
+async def test_many_short_prompts_are_as_long_as_one(
+    prompts: list[str | list[int]], same: bool, add_special_tokens: bool
+) -> None:
+    body = CompletionRequest.model_validate({"prompt": prompts, "add_special_tokens": add_special_tokens})
+    prompt, text = await completion_prompt(ThreadFormat(), body, read_templates(None), prompts[0])
+    assert (prompt.token_ids == [threading.get_ident()]) == same
+    assert text == "x" * len(prompts[0])
 
 
 @pytest.mark.parametrize("heavy", [False, True])
