@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import keyword
+import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -105,11 +106,17 @@ def _without_fence(body: str) -> str:
 
 def write_call(arguments: Mapping[str, Any]) -> str:
     """A call in the form that the model was trained on, fence included."""
-    if all(name.isidentifier() and not keyword.iskeyword(name) for name in arguments):
+    if all(map(_is_parameter, arguments)):
         inside = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     else:
         inside = f"**{dict(arguments)!r}"
     return f"```python\n{FUNCTION}({inside})\n```"
+
+
+def _is_parameter(name: str) -> bool:
+    """Whether Python reads ``name`` before a ``=`` as it is: it takes ``ª`` for ``a`` there."""
+    stays = unicodedata.normalize("NFKC", name) == name
+    return stays and name.isidentifier() and not keyword.iskeyword(name)
 
 
 def write_code(code: str) -> str:

@@ -23,7 +23,7 @@ def data_dir() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def simulated() -> Iterator[Gateway]:
     """A gateway with the simulated engine."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-"))
@@ -32,7 +32,7 @@ def simulated() -> Iterator[Gateway]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def slow() -> Iterator[Gateway]:
     """A simulated gateway that takes its time, and says so in comments between the events."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-"))
@@ -49,7 +49,7 @@ def client(simulated: Gateway) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def demo() -> Iterator[Gateway]:
     """A gateway with the demo model on the real engine."""
     if importlib.util.find_spec("vllm") is None:
@@ -58,7 +58,7 @@ def demo() -> Iterator[Gateway]:
         yield gateway
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chatglm3() -> Iterator[Gateway]:
     """A gateway with the tests' ChatGLM3 checkpoint on the real engine: it answers as chatglm3_scripts says,
     and writes noise where that says nothing."""

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapters.chatglm3.calls import NotACall, json_pieces, read_call, read_code, write_call, write_code
@@ -20,6 +20,8 @@ arguments = st.dictionaries(st.sampled_from(["a", "city", "类型", "from", "max
 
 
 @given(arguments)
+@example({"ª": None})
+@example({"ª": None, "a": None})
 def test_what_is_written_is_read_again(given_arguments: dict[str, Any]) -> None:
     assert read_call(write_call(given_arguments)) == given_arguments
 
