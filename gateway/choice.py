@@ -116,15 +116,11 @@ class Choice:
         if delta.finish_reason is not None:
             self.ended = True
             self.prompt_tokens, self.cached_tokens = delta.prompt_tokens, delta.cached_tokens
-        if (
-            delta.finish_reason == "error"
-            and self._request.sampling.structured
-            and not self.completion_tokens
-        ):
-            # A grammar may be in order and yet let no token begin.
-            raise InvalidRequest(
-                "No answer fits what is asked of it.", self._field_names.get("structured", "structured")
-            )
+        constrained = self._request.sampling.structured is not None
+        if delta.finish_reason == "error" and constrained and self.completion_tokens <= 1:
+            # A grammar may be in order and yet let no token begin; the one that it rejected counts.
+            param = self._field_names.get("structured", "structured")
+            raise InvalidRequest("No answer fits what is asked of it.", param)
         return delta
 
     def _keep(self, piece: Piece) -> None:

@@ -203,3 +203,33 @@ def closed_rows(demo: Gateway, count: int, known: set[object]) -> list[dict[str,
 
     demo.wait_for(closed)
     return found
+
+
+ENDLESS = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"structured_outputs": {"regex": "(("}}, "structured_outputs"),
+        ({"structured_outputs": {"grammar": "root ::= root"}}, "structured_outputs"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"$ref": "#"}},
+                }
+            },
+            "response_format",
+        ),
+    ],
+)
+def test_what_no_answer_can_fit_is_a_400_before_any_byte(
+    sdk: openai.OpenAI, stream: bool, asked: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "x"}], stream=stream, extra_body=asked
+        )
+    assert refused.value.param == param
