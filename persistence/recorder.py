@@ -16,19 +16,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
 from itertools import islice
-from operator import attrgetter
-from typing import Any
 from uuid import UUID
 
 import asyncpg
-from uuid_utils.compat import uuid7
 
+from persistence import partitions
 from persistence.database import Database, first_line
-from persistence.exact_text import json_to_column, to_column
-from persistence.tables import message
+from persistence.message_row import WRITE, MessageRow, arrays, encoded
 
 log = logging.getLogger("gateway.recorder")
 
@@ -45,64 +40,6 @@ _REFUSED = (
     # As a value too long for an index.
     asyncpg.ProgramLimitExceededError,
 )
-
-
-@dataclass(slots=True, eq=False)
-class MessageRow:
-    """One row of the message table; the columns are described there. Times are milliseconds."""
-
-    endpoint: str
-    model: str
-    request_id: str
-    query: str
-    chat_type: str
-    conversation_id: str | None = None
-    meta_data: dict[str, Any] = field(default_factory=dict)
-    id: UUID = field(default_factory=uuid7)
-    create_time: datetime = field(default_factory=lambda: datetime.now(UTC))
-    status: str = "running"
-    finish_reason: str | None = None
-    response: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    ttft_ms: float | None = None
-    duration_ms: float | None = None
-    error: str | None = None
-
-
-# What is known only at the end.
-_CLOSED = (
-    "status", "finish_reason", "response", "prompt_tokens", "completion_tokens", "cached_tokens",
-    "ttft_ms", "duration_ms", "error", "meta_data",
-)  # fmt: skip
-_COLUMNS = [field.name for field in fields(MessageRow)]
-# Only names of our own go into the statement.
-_WRITE = (
-    f"INSERT INTO {message.name} ({', '.join(_COLUMNS)})"  # noqa: S608
-    f" VALUES ({', '.join(f'${number}' for number in range(1, len(_COLUMNS) + 1))})"
-    f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _CLOSED)}"
-)
-_values = attrgetter(*_COLUMNS)
-# Where a row's values need more than the driver does.
-_META_DATA = _COLUMNS.index("meta_data")
-_TEXTS = [_COLUMNS.index(name) for name in ("conversation_id", "query", "response", "error", "request_id")]
-
-
-def encoded(row: MessageRow) -> list[Any]:
-    """The values of ``row`` as the driver takes them, in the order of the columns.
-
-    Raises asyncpg.DataError for ``meta_data`` that is not JSON.
-    """
-    values: list[Any] = list(_values(row))
-    try:
-        values[_META_DATA] = json_to_column(row.meta_data)
-    except (TypeError, ValueError) as error:
-        raise asyncpg.DataError(f"meta_data is not JSON: {error}") from error
-    for index in _TEXTS:
-        if values[index] is not None:
-            values[index] = to_column(values[index])
-    return values
 
 
 class Recorder:
@@ -234,13 +171,14 @@ class Recorder:
         return refused
 
     async def _write(self, rows: Iterable[MessageRow]) -> None:
-        values = [encoded(row) for row in rows]
+        values = [encoded(row, 1) for row in rows]
         try:
             async with asyncio.timeout(WRITE_SECONDS):
                 if self._connection is None:
                     self._connection = await self._database.connection()
+                    await partitions.make_ahead(self._connection)
                 # One round trip, and one transaction, for all of them.
-                await self._connection.executemany(_WRITE, values)
+                await self._connection.execute(WRITE, *arrays(values))
         except _REFUSED:
             raise
         except BaseException:

@@ -20,7 +20,8 @@ from gateway.generation import Generation
 from gateway.generations import Generations
 from gateway.prompt_answer import Query
 from gateway.sse import EventStream
-from persistence.recorder import MessageRow, Recorder
+from persistence.message_row import MessageRow
+from persistence.recorder import Recorder
 from tests.strategies import echo_request
 
 AN_HOUR_MS = 3_600_000.0

@@ -16,7 +16,7 @@ from engine.base import Delta, EngineDead, EngineError, EngineOverloaded, Genera
 from engine.simulated import SimulatedEngine
 from gateway.errors import GatewayError, GenerationError, InvalidRequest, Unavailable
 from gateway.generation import Generation
-from persistence.recorder import MessageRow
+from persistence.message_row import MessageRow
 from tests.gateway.fakes import (
     AN_HOUR_MS,
     ONE_IN_1000_SECONDS,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from persistence.database import Database
-from persistence.recorder import MessageRow
+from persistence.message_row import MessageRow
 from persistence.tables import message
 from tests.strategies import json_values, texts
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from persistence.database import Database, DatabaseUnavailable
 from persistence.embedded import EmbeddedPostgres
-from persistence.recorder import MOST_ROWS, MessageRow, Recorder
+from persistence.message_row import MessageRow
+from persistence.recorder import MOST_ROWS, Recorder
 from tests.persistence.rows import closed, expected, new_row, stored
 
 SECONDS = 30.0
