@@ -181,15 +181,15 @@ class Settings(BaseSettings):
     )
     durability: Literal["commit", "async", "strict"] = Field(
         "commit",
-        description="commit: an answer ends when its row is in PostgreSQL, or in the local journal while that is "
-        "away; async: it does not wait; strict: as commit, and no request is taken while PostgreSQL is away.",
+        description="commit: an answer ends when its row is in PostgreSQL, or while that is away in the local "
+        "journal; async: it does not wait; strict: as commit, and no request is taken while PostgreSQL is away.",
     )
     commit_wait_seconds: float = Field(
         10.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long an answer's end waits for its row, in seconds, where neither PostgreSQL nor the "
-        "journal takes it.",
+        description="How long an answer's end waits for its row, in seconds, where neither PostgreSQL nor "
+        "the journal takes it.",
     )
     database_timeout_seconds: float = Field(
         2.0,
@@ -203,13 +203,13 @@ class Settings(BaseSettings):
     journal_max_bytes: int = Field(
         1024**3,
         ge=1024**2,
-        description="How much the local journal may hold while PostgreSQL is away, in bytes; no request is taken "
-        "above it.",
+        description="How much the local journal may hold while PostgreSQL is away, in bytes; above it no "
+        "request is taken.",
     )
     store_content: Literal["full", "last", "none"] = Field(
         "full",
-        description="What rows keep of the text: all messages, the last query and the response only, or none; "
-        "counts always.",
+        description="What rows keep of the text: all messages, the last query and the response only, or "
+        "none; counts always.",
     )
     content_max_characters: int = Field(
         1024**2, ge=1, description="Most characters of one text in a row; what is longer is cut, and marked."
@@ -220,8 +220,8 @@ class Settings(BaseSettings):
     retain_rows_days: int | None = Field(
         None,
         ge=1,
-        description="Months whose rows are all older than so many days are dropped; their sums stay; default: "
-        "kept.",
+        description="Months whose rows are all older than so many days are dropped; their sums stay; "
+        "default: kept.",
     )
     simulated_ttft_ms: float = Field(
         0.0, ge=0, description="Simulated engine: pause before the first token, in milliseconds."
