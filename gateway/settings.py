@@ -181,8 +181,8 @@ class Settings(BaseSettings):
     )
     durability: Literal["commit", "async", "strict"] = Field(
         "commit",
-        description="commit: an answer ends when its row is in PostgreSQL, or while that is away in the local "
-        "journal; async: it does not wait; strict: as commit, and no request is taken while PostgreSQL is away.",
+        description="commit: an answer ends when its row is in PostgreSQL, or in the local journal while "
+        "PostgreSQL is away; async: it does not wait; strict: as commit, but no request is taken meanwhile.",
     )
     commit_wait_seconds: float = Field(
         10.0,
