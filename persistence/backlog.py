@@ -18,6 +18,9 @@ from persistence.message_row import Record, from_line, last_of_each, to_line
 
 log = logging.getLogger("gateway.rows")
 
+# How often the journals of gateways that have died beside this one are looked for.
+ADOPT_SECONDS = 15.0
+
 T = TypeVar("T")
 
 
@@ -35,8 +38,9 @@ class Backlog:
         self._oldest: float | None = None
         # Whether something was kept since the journal was last sealed.
         self._unsealed = False
-        # Segments that can't be read now; the next life of a gateway tries again.
-        self._unreadable: set[Path] = set()
+        self._adopted = 0.0
+        # Segments that were written and can't be removed; the next life of a gateway tries again.
+        self._stuck: set[Path] = set()
         self.damaged = 0
 
     @property
@@ -62,7 +66,7 @@ class Backlog:
     async def open(self) -> None:
         """Find what an earlier life left. Raises JournalUnavailable."""
         await self._in_thread(self._journal.open)
-        self._opened = True
+        self._opened, self._adopted = True, time.monotonic()
         if self.rows:
             self._oldest = time.monotonic()
             log.warning("%d rows in the journal wait for PostgreSQL", self.rows)
@@ -83,16 +87,21 @@ class Backlog:
         """
         if not self._opened:
             return True
-        self._unsealed = False
-        await self._in_thread(self._journal.seal)
-        for segment in self._journal.segments():
-            if segment.path not in self._unreadable:
-                await self._replay_segment(segment, write)
-        readable = [segment for segment in self._journal.segments() if segment.path not in self._unreadable]
-        if readable or self._unsealed:
+        if time.monotonic() - self._adopted > ADOPT_SECONDS:
+            await self._in_thread(self._journal.adopt)
+            self._adopted = time.monotonic()
+        if self._unsealed:
+            self._unsealed = False
+            await self._in_thread(self._journal.seal)
+        for segment in self._to_replay():
+            await self._replay_segment(segment, write)
+        if self._unsealed or self._to_replay():
             return False
         self._oldest = None
         return True
+
+    def _to_replay(self) -> list[Segment]:
+        return [segment for segment in self._journal.segments() if segment.path not in self._stuck]
 
     async def _replay_segment(
         self, segment: Segment, write: Callable[[Sequence[Record]], Awaitable[None]]
@@ -104,12 +113,15 @@ class Backlog:
                 records, unknown = _decoded(contents.records)
                 damaged += contents.damaged + unknown
                 await write(last_of_each(records))
-            await self._in_thread(lambda: self._journal.remove(segment, damaged > 0))
         except JournalUnavailable as error:
-            log.error("the journal's rows in %s can't be read or removed: %s", segment.path, error)
-            self._unreadable.add(segment.path)
+            log.error("the rest of the journal's rows there can't be read: %s", error)
             damaged += 1
         self.damaged += damaged
+        try:
+            await self._in_thread(lambda: self._journal.remove(segment, damaged > 0))
+        except JournalUnavailable as error:
+            log.error("the journal can't let go of rows that were written: %s", error)
+            self._stuck.add(segment.path)
 
     async def close(self) -> None:
         """What is left stays for the next life."""

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from persistence import liveness, partitions
 from persistence.database import CONNECT_SECONDS, Database, first_line
@@ -187,6 +189,6 @@ class RowWriter:
             connection.remove_termination_listener(self._ended)
             connection.terminate()
 
-    def _ended(self, connection: asyncpg.Connection) -> None:
+    def _ended(self, connection: asyncpg.Connection | PoolConnectionProxy[Any]) -> None:
         if connection is self._connection:
             self._lost()

@@ -31,7 +31,7 @@ ONE_IN_1000_SECONDS = 0.001
 class MemoryRecorder(Recorder):
     """Keeps rows in memory, and the order of things in ``events``."""
 
-    refusing = None
+    refusing: str | None = None
 
     def __init__(self, events: list[str]) -> None:
         self.events = events

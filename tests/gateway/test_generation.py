@@ -153,10 +153,10 @@ async def test_nothing_is_admitted_while_draining() -> None:
     assert house.recorder.begun == []
 
 
-async def test_nothing_is_admitted_while_too_many_rows_wait() -> None:
+async def test_nothing_is_admitted_whose_row_could_not_be_kept() -> None:
     house = House()
-    house.recorder.full = True
-    with pytest.raises(Unavailable, match="rows wait") as refused:
+    house.recorder.refusing = "The local journal is full."
+    with pytest.raises(Unavailable, match="journal is full") as refused:
         async with opened(house, "abc"):
             pytest.fail("was let in")
     assert refused.value.code == "database_unavailable"
