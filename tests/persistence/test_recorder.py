@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from persistence import liveness
 from persistence.backlog import Backlog
 from persistence.database import Database, DatabaseUnavailable
 from persistence.embedded import EmbeddedPostgres
@@ -21,7 +22,7 @@ SECONDS = 30.0
 
 
 class Unsteady(Database):
-    """Cuts its connections and gives out no more of them while it is ``away``."""
+    """Cuts the connections that write, and gives out no more of them, while it is away."""
 
     is_away = False
 
@@ -34,8 +35,7 @@ class Unsteady(Database):
         self.is_away = True
         async with self.engine.connect() as connection:
             await connection.exec_driver_sql(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name = 'chatglm-gateway' AND pid <> pg_backend_pid()"
+                f"SELECT pg_terminate_backend(pid) FROM pg_locks WHERE classid = {liveness.LOCK_CLASS}"
             )
 
     def come_back(self) -> None:
