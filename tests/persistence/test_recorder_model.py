@@ -128,7 +128,10 @@ class Lives(RuleBasedStateMachine):
                     await asyncio.sleep(0.005)
 
         self.run(catch_up())
-        self.promised |= self.closed.keys() & self.begun
+        closed = {id_: row for id_, row in self.closed.items() if id_ in self.begun}
+        found = self.run(stored(self.database, closed))
+        assert found == {id_: expected(row) for id_, row in closed.items()}
+        self.promised |= closed.keys()
 
     @rule(killed=st.booleans())
     def next_life(self, killed: bool) -> None:
