@@ -69,17 +69,21 @@ class Lives(RuleBasedStateMachine):
         )
         self.run(self.recorder.start())
 
-    @rule(query=texts)
-    def begin(self, query: str) -> None:
-        row = new_row(query)
+    @rule(queries=st.lists(texts, min_size=1, max_size=3), written=st.booleans())
+    def begin(self, queries: list[str], written: bool) -> None:
+        """Some requests, that go on until they have been seen running or not."""
+        rows = [new_row(query) for query in queries]
 
         async def begin() -> None:
-            self.recorder.begin(row)
+            for row in rows:
+                self.recorder.begin(row)
+            while written and self.recorder.depth:
+                await asyncio.sleep(0.001)
 
         self.run(begin())
-        self.open.append(row)
-        self.begun.add(row.id)
-        self.all.add(row.id)
+        self.open += rows
+        self.begun |= {row.id for row in rows}
+        self.all |= {row.id for row in rows}
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), waits=st.booleans())
@@ -99,16 +103,6 @@ class Lives(RuleBasedStateMachine):
             if self.durability != "async":
                 self.promised |= {row.id for row in rows}
 
-    @rule(steps=st.integers(1, 3))
-    def time_passes(self, steps: int) -> None:
-        """So much that begun rows are written."""
-
-        async def wait() -> None:
-            for _ in range(steps):
-                await asyncio.sleep(0.01)
-
-        self.run(wait())
-
     @precondition(lambda self: not self.database.is_away)
     @rule()
     def postgresql_goes(self) -> None:
@@ -119,7 +113,17 @@ class Lives(RuleBasedStateMachine):
     def postgresql_comes_back(self) -> None:
         self.database.come_back()
 
-    @precondition(lambda self: not self.database.is_away)
+    @rule(data=st.data(), queries=st.lists(texts, min_size=1, max_size=3))
+    def an_outage(self, data: st.DataObject, queries: list[str]) -> None:
+        """What the single steps rarely come to by themselves."""
+        self.run(self.database.leave())
+        self.begin(queries, written=data.draw(st.booleans()))
+        self.close(data, waits=data.draw(st.booleans()))
+        self.database.come_back()
+        if data.draw(st.booleans()):
+            self.catch_up()
+
+    @precondition(lambda self: not self.database.is_away and self.recorder.backlog.rows)
     @rule()
     def catch_up(self) -> None:
         async def catch_up() -> None:
