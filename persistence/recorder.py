@@ -215,6 +215,8 @@ class Recorder:
             return
         self._stopping = True
         self._work.set()
+        if self.depth or self._backlog.rows:
+            log.info("waiting for %d rows, and %d of the journal", self.depth, self._backlog.rows)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await self._idle.wait()
