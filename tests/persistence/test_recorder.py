@@ -94,7 +94,7 @@ async def test_requests_that_close_together_are_committed_together(
 async def test_a_request_that_goes_on_is_seen_running(
     database: Database, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("persistence.recorder.BEGIN_LINGER_SECONDS", 0.0)
+    monkeypatch.setattr("persistence.row_queue.BEGIN_LINGER_SECONDS", 0.0)
     long, short = new_row("long"), new_row("short")
     recorder.begin(long)
     await recorder.close(closed(short), SECONDS)

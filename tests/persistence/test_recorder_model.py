@@ -195,7 +195,7 @@ class Lives(RuleBasedStateMachine):
 def test_any_history_leaves_each_row_once_and_what_was_promised_intact(
     migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("persistence.recorder.BEGIN_LINGER_SECONDS", 0.005)
+    monkeypatch.setattr("persistence.row_queue.BEGIN_LINGER_SECONDS", 0.005)
     monkeypatch.setattr("persistence.recorder.FIRST_RETRY_SECONDS", 0.005)
     monkeypatch.setattr("persistence.recorder.LAST_RETRY_SECONDS", 0.02)
     monkeypatch.setattr("persistence.recorder.ASYNC_SECONDS", 0.02)
