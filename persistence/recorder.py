@@ -29,6 +29,8 @@ log = logging.getLogger("gateway.recorder")
 
 BEGIN_LINGER_SECONDS = 0.1
 WRITE_SECONDS = 30.0
+# How often it is looked whether rows have been written.
+CAUGHT_UP_SECONDS = 0.002
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 2.0
 MOST_ROWS = 10_000
 ROWS_PER_TRANSACTION = 500
@@ -93,6 +95,18 @@ class Recorder:
                 return row.id not in await asyncio.shield(self._commit)
         except TimeoutError:
             return False
+
+    async def caught_up(self, timeout_seconds: float) -> bool:
+        """Wait until every row that was closed before is in PostgreSQL, or refused by it; False when that
+        takes longer than ``timeout_seconds``."""
+        waiting = {*self._closed, *(row.id for row in self._writing.values() if row.status != "running")}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while not waiting.isdisjoint(self._closed.keys() | self._writing.keys()):
+                    self._work.set()
+                    await asyncio.sleep(CAUGHT_UP_SECONDS)
+                return True
+        return False
 
     async def stop(self, timeout_seconds: float) -> None:
         """Write what is left, for at most ``timeout_seconds``, then end."""
