@@ -7,9 +7,10 @@ They are known when that statement is planned, so of its partitions only those o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -68,16 +69,49 @@ async def last_turns(
 
     Raises DatabaseUnavailable, after ``timeout_seconds`` at the latest.
     """
-    try:
-        async with asyncio.timeout(timeout_seconds), _snapshot(database, timeout_seconds) as connection:
-            newest_first = await _read(
+
+    async def read() -> list[Turn]:
+        async with _snapshot(database, timeout_seconds) as connection:
+            return await _read(
                 connection, to_column(conversation_id), chat_type, min(count, MOST_TURNS), most_bytes
             )
+
+    try:
+        newest_first = await _within(timeout_seconds, read())
     except TimeoutError as error:
         raise DatabaseUnavailable(f"PostgreSQL: no answer within {timeout_seconds:g} s") from error
     except Exception as error:
         raise DatabaseUnavailable(f"PostgreSQL: {first_line(error)}") from error
     return newest_first[::-1]
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, list[Turn]]) -> list[Turn]:
+    """What ``work`` gives. Raises TimeoutError after ``seconds``.
+
+    It is cancelled then, and its end not waited for: SQLAlchemy's pool first tries for two seconds to close
+    a connection well.
+    """
+    task = asyncio.create_task(work)
+    _ending.add(task)
+    task.add_done_callback(_ended)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    finally:
+        task.cancel()
+    if not done:
+        raise TimeoutError
+    return task.result()
+
+
+# Python keeps no hold of a task that nobody waits for.
+_ending: set[asyncio.Task[list[Turn]]] = set()
+
+
+def _ended(task: asyncio.Task[list[Turn]]) -> None:
+    _ending.discard(task)
+    if not task.cancelled():
+        # Whoever has not waited for it was told that it took too long.
+        task.exception()
 
 
 async def _read(
