@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from adapters.chat_format import Prompt
 from adapters.openai.body import Body
 from engine.base import ChatMessage, ModelCard
+from gateway import metrics
 from gateway.errors import InvalidRequest, Unavailable
 from gateway.lifecycle import Lifecycle
 from persistence.conversations import Turn, last_turns
@@ -68,6 +69,7 @@ async def stored_turns(lifecycle: Lifecycle, body: Body, chat_type: str) -> list
 
 
 def _unavailable(field: str, reason: str) -> Unavailable:
+    metrics.REFUSED.labels("turns").inc()
     log.warning("stored turns can't be read: %s", reason)
     return Unavailable(
         f"'{field}' asks for stored turns of the conversation, which can't be read now; try again soon.",
