@@ -20,6 +20,10 @@ from persistence.exact_text import from_column, to_column
 
 MOST_TURNS = 1000
 
+# So many ids are looked up at once: each may be of another day, and a plan for many ids in many partitions
+# takes the product of both to make.
+PAGE = 100
+
 _BEYOND_ALL = UUID(int=2**128 - 1)
 
 # An answer that calls a tool ends no turn: what comes of the call does, with the same query.
@@ -117,9 +121,9 @@ def _ended(task: asyncio.Task[list[Turn]]) -> None:
 async def _read(
     connection: asyncpg.Connection, conversation_id: str, chat_type: str, count: int, most_bytes: int
 ) -> list[Turn]:
-    """The turns, newest first. Mostly two round trips; more where text is missing."""
+    """The turns, newest first, page by page: two round trips where one page is enough."""
     turns: list[Turn] = []
-    before, page, bytes_left = _BEYOND_ALL, count, most_bytes
+    before, page, bytes_left = _BEYOND_ALL, min(count, PAGE), most_bytes
     while len(turns) < count:
         ids = [row["id"] for row in await connection.fetch(IDS, conversation_id, chat_type, before, page)]
         if not ids:
@@ -132,7 +136,8 @@ async def _read(
         if len(ids) < page:
             break
         bytes_left -= rows[-1]["bytes"] if rows else 0
-        before, page = ids[-1], MOST_TURNS
+        # Where no text is left there are no partitions either: many ids take no longer than few.
+        before, page = ids[-1], PAGE if rows else MOST_TURNS
     return turns
 
 

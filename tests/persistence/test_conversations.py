@@ -173,6 +173,7 @@ kinds = st.sampled_from(["turn", "turn", "turn", "no text", "empty", "cancelled"
     st.lists(st.tuples(kinds, st.integers(0, 2), texts, texts), max_size=12),
     st.integers(0, 12),
     st.integers(0, 80),
+    st.integers(1, 5),
     st.randoms(use_true_random=False),
 )
 def test_any_history_gives_its_last_complete_turns(
@@ -180,6 +181,7 @@ def test_any_history_gives_its_last_complete_turns(
     history: list[tuple[str, int, str, str]],
     count: int,
     most_bytes: int,
+    page: int,
     random: Random,
 ) -> None:
     rows, turns, gone = [], [], []
@@ -217,7 +219,9 @@ def test_any_history_gives_its_last_complete_turns(
     wanted = turns[len(turns) - min(count, len(turns)) :]
     while not fit(wanted):
         wanted = wanted[1:]
-    assert asyncio.run(live()) == wanted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversations, "PAGE", page)
+        assert asyncio.run(live()) == wanted
 
 
 async def test_turns_over_months_and_days_touch_no_other_partition(fresh_database: MakeDatabase) -> None:
