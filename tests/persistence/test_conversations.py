@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 from uuid import UUID
 
-import asyncpg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -327,31 +326,3 @@ async def backends(database: Database) -> AsyncIterator[int]:
     folder = await connection.fetchval("SHOW data_directory")
     await connection.close()
     yield int((Path(folder) / "postmaster.pid").read_text().split()[0])
-
-
-async def test_a_closed_row_has_been_caught_up_with_and_one_that_waits_has_not(
-    migrated_url: str, database: Database
-) -> None:
-    class Gone(Database):
-        """Gives out no connection while ``away``."""
-
-        away = True
-
-        async def connection(self) -> asyncpg.Connection:
-            if self.away:
-                raise DatabaseUnavailable("gone")
-            return await super().connection()
-
-    gone = Gone(migrated_url, Path())
-    await gone.connect()
-    recorder = Recorder(gone)
-    recorder.start()
-    assert await recorder.caught_up(0)
-    row = closed(new_row("query", conversation_id="c"))
-    assert not await recorder.close(row, 0.01)
-    assert not await recorder.caught_up(0.05)
-    gone.away = False
-    assert await recorder.caught_up(SECONDS)
-    assert await read(database) == turns_of([row])
-    await recorder.stop(SECONDS)
-    await gone.close()
