@@ -1,6 +1,6 @@
 """The gateway with a recorder that keeps nothing: what the rows cost is what is left beside it.
 
-    python -m benchmarks.without_rows serve …        # the options of chatglm-gateway serve
+python -m benchmarks.without_rows serve …        # the options of chatglm-gateway serve
 """
 
 from __future__ import annotations
