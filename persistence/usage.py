@@ -1,0 +1,100 @@
+"""Sums of requests and tokens, per day of UTC, model, endpoint and status.
+
+They are made from the rows that are there, and from ``usage_by_day`` for the months that retention has
+dropped. Retention moves a month from the one to the other in one transaction and one statement reads both,
+so every row counts once, also while a month is being dropped.
+
+The day of a row is that of its id, as its partition is. A sum reads the rows of its days by the primary
+key, which lie side by side in the order in which they were written, and no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from sqlalchemy import text
+
+from persistence.database import Database
+from persistence.partitions import least_id
+
+KEY = ("day", "model", "endpoint", "status")
+COUNTS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was asked of one model at one endpoint on one day and ended with one ``status``."""
+
+    day: date
+    model: str
+    endpoint: str
+    status: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+def sums_of(rows: str, first_day: str, bounds: str) -> str:
+    """A SELECT of KEY and COUNTS over ``rows``, a table with or without conditions.
+
+    ``first_day`` and ``bounds`` are SQL for a date, and for the least ids of this day and those after it.
+    """
+    return (
+        f"SELECT {first_day} + width_bucket(id, {bounds}) - 1 AS day, model, endpoint, status,"
+        " count(*) AS requests, sum(prompt_tokens) AS prompt_tokens,"
+        " sum(completion_tokens) AS completion_tokens, sum(cached_tokens) AS cached_tokens"
+        f" FROM {rows} GROUP BY 1, 2, 3, 4"
+    )
+
+
+_ROWS = "message WHERE id >= :least AND id < :next"
+_BETWEEN = f"""
+SELECT {", ".join(KEY)}, {", ".join(f"sum({name})::int8 AS {name}" for name in COUNTS)} FROM (
+    {sums_of(_ROWS, "CAST(:first AS date)", "CAST(:bounds AS uuid[])")}
+    UNION ALL
+    SELECT {", ".join(KEY + COUNTS)} FROM usage_by_day WHERE day BETWEEN :first AND :last
+) AS sums GROUP BY {", ".join(KEY)} ORDER BY {", ".join(KEY)}
+"""
+
+
+async def usage_between(database: Database, first: date, last: date) -> list[Usage]:
+    """The sums from ``first`` to ``last``, both included, in the order of KEY; days since 1970."""
+    days = days_between(first, last)
+    parameters = {
+        "first": first,
+        "last": last,
+        "bounds": [least_id(midnight(day)) for day in days],
+        "least": least_id(midnight(first)),
+        "next": least_id(midnight(last + timedelta(days=1))),
+    }
+    async with database.engine.connect() as connection:
+        return [Usage(*row) for row in await connection.execute(text(_BETWEEN), parameters)]
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """Both included; at least ``first``."""
+    return [first + timedelta(days=number) for number in range(max((last - first).days, 0) + 1)]
+
+
+def midnight(day: date) -> datetime:
+    """The first moment of a day."""
+    return datetime.combine(day, time(), UTC)
+
+
+def table(sums: Iterable[Usage]) -> str:
+    """A line for each, and one for all of them."""
+    rows = [astuple(usage) for usage in sums]
+    totals = [sum(column) for column in list(zip(*rows, strict=True))[len(KEY) :]] or [0] * len(COUNTS)
+    lines = [(*KEY, *COUNTS), *rows, ("total", "", "", "", *totals)]
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < len(KEY) else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    )
