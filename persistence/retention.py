@@ -33,7 +33,7 @@ LOCK_TRIES = 10
 LOCK_PAUSE_SECONDS = 0.5
 
 _PARTITIONS = """
-SELECT oid::regclass::text AS name, pg_get_expr(relpartbound, oid) AS bounds FROM pg_class
+SELECT oid, oid::regclass::text AS name, pg_get_expr(relpartbound, oid) AS bounds FROM pg_class
 WHERE oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = $1::text::regclass)
 """
 _BOUNDS = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
@@ -43,6 +43,7 @@ _BOUNDS = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36
 class Partition:
     """``name`` is quoted where it has to be; it holds the ids from ``least`` to below ``next``."""
 
+    oid: int
     name: str
     least: UUID
     next: UUID
@@ -81,8 +82,8 @@ async def _expired(
     """The partitions that lie wholly before ``bound``, oldest first."""
     rows = await connection.fetch(_PARTITIONS, partitioned.table)
     # One that an operator made for the rest has no such bounds.
-    found = [(row["name"], match) for row in rows if (match := _BOUNDS.fullmatch(row["bounds"]))]
-    partitions = [Partition(name, UUID(match[1]), UUID(match[2])) for name, match in found]
+    found = [(row, match) for row in rows if (match := _BOUNDS.fullmatch(row["bounds"]))]
+    partitions = [Partition(row["oid"], row["name"], *map(UUID, match.groups())) for row, match in found]
     expired = [partition for partition in partitions if partition.next <= least_id(bound)]
     return sorted(expired, key=lambda partition: partition.least)
 
@@ -123,7 +124,7 @@ async def _close_to_writers(connection: asyncpg.Connection, partition: Partition
     """False when another gateway drops, or has dropped it. Ends what autovacuum does there, too."""
     if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", RETENTION_LOCK):
         return False
-    if await connection.fetchval("SELECT to_regclass($1)", partition.name) is None:
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_class WHERE oid = $1)", partition.oid):
         return False
     await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
     await connection.execute(f"LOCK TABLE {partition.name} IN SHARE MODE")

@@ -75,6 +75,16 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
+async def own_database(fresh_database: MakeDatabase) -> AsyncIterator[Database]:
+    """As ``database``, for a test that changes its tables; it has no partitions yet."""
+    database = Database(await fresh_database(), Path())
+    await database.connect()
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
 async def recorder(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Recorder]:
     """Started; tries again soon after a failure."""
     monkeypatch.setattr("persistence.recorder.FIRST_RETRY_SECONDS", 0.01)
