@@ -29,6 +29,8 @@ log = logging.getLogger("gateway.housekeeping")
 HOUR = 3600.0
 LOST_SECONDS = 15.0
 RETRY_SECONDS = 60.0
+# A run that takes longer is cut off. Retention sums months of many rows.
+RUN_SECONDS, RETENTION_RUN_SECONDS = 60.0, 600.0
 CLOSE_SECONDS = 2.0
 
 
@@ -55,10 +57,9 @@ class Housekeeping:
         self._retain_content_days = retain_content_days
         self._retain_rows_days = retain_rows_days
         self._jobs = [
-            Job("making partitions", HOUR, 60.0, self._make_partitions),
-            Job("closing lost rows", LOST_SECONDS, 60.0, self._close_lost),
-            # A month of many rows is summed.
-            Job("retention", HOUR, 600.0, self._drop_expired),
+            Job("making partitions", HOUR, RUN_SECONDS, self._make_partitions),
+            Job("closing lost rows", LOST_SECONDS, RUN_SECONDS, self._close_lost),
+            Job("retention", HOUR, RETENTION_RUN_SECONDS, self._drop_expired),
         ]
         self._problems: dict[str, str] = {}
         self._connection: asyncpg.Connection | None = None
@@ -114,16 +115,19 @@ class Housekeeping:
     async def _run_connected(self, job: Job) -> str:
         """On a connection of its own: a run takes milliseconds, and is seldom."""
         connection = self._connection = await self._database.connection()
+        loop = asyncio.get_running_loop()
         # Cut off from outside: on a server that hangs even a rollback never ends.
-        cut = asyncio.get_running_loop().call_later(job.timeout_seconds, connection.terminate)
+        cut = loop.call_later(job.timeout_seconds, connection.terminate)
         try:
             await connection.execute(f"SET statement_timeout = '{job.timeout_seconds}s'")
             did = await job.run(connection)
             await connection.close(timeout=CLOSE_SECONDS)
-        except BaseException:
-            connection.terminate()
+        except Exception as error:
+            if loop.time() >= cut.when():
+                raise TimeoutError(f"no end within {job.timeout_seconds:g} s") from error
             raise
         finally:
+            connection.terminate()
             cut.cancel()
             self._connection = None
         return did
