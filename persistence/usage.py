@@ -71,6 +71,8 @@ async def usage_between(database: Database, first: date, last: date) -> list[Usa
         "next": least_id(midnight(last + timedelta(days=1))),
     }
     async with database.engine.connect() as connection:
+        # Each statement sees what was committed when it had its locks, whatever the server's default is.
+        await connection.execution_options(isolation_level="READ COMMITTED")
         return [Usage(*row) for row in await connection.execute(text(_BETWEEN), parameters)]
 
 

@@ -156,8 +156,8 @@ async def test_the_rows_of_0001_lie_in_the_partitions_that_the_gateway_would_mak
     await write(own_database, [row_at(row["create_time"]) for row in made])
     assert await partition_names(database) == await partition_names(own_database)
     made_as = """
-        SELECT relname, pg_get_expr(relpartbound, oid), reloptions FROM pg_class WHERE relispartition AND relkind = 'r'
-        ORDER BY relname
+        SELECT relname, pg_get_expr(relpartbound, oid), reloptions FROM pg_class
+        WHERE relispartition AND relkind = 'r' ORDER BY relname
     """
     async with connected(database) as one, connected(own_database) as other:
         assert await one.fetch(made_as) == await other.fetch(made_as)
