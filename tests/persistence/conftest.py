@@ -74,22 +74,22 @@ def fresh_database(server_url: str) -> MakeDatabase:
 
 
 @pytest.fixture
+async def own_database(fresh_database: MakeDatabase) -> AsyncIterator[Database]:
+    """As ``database``, for a test that changes its tables; it has no partitions yet."""
+    database = Database(await fresh_database(), Path())
+    await database.connect()
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
 async def database(migrated_url: str) -> AsyncIterator[Database]:
     """Connected, with its schema, and no rows."""
     database = Database(migrated_url, Path())
     await database.connect()
     async with database.engine.begin() as connection:
         await connection.exec_driver_sql("TRUNCATE message, message_content, conversation CASCADE")
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def own_database(fresh_database: MakeDatabase) -> AsyncIterator[Database]:
-    """As ``database``, for a test that changes its tables; it has no partitions yet."""
-    database = Database(await fresh_database(), Path())
-    await database.connect()
-    await database.migrate()
     yield database
     await database.close()
 
