@@ -21,7 +21,7 @@ from uuid import UUID
 import asyncpg
 
 from persistence.partitions import CONTENT, LOCK_TIMEOUT, MESSAGE, Partitioned, least_id, moment_of
-from persistence.usage import COUNTS, KEY, days_between, midnight, sums_of
+from persistence.usage import COUNTS, KEY, bounds_of, sums_of
 
 log = logging.getLogger("gateway.retention")
 
@@ -105,11 +105,8 @@ async def _drop_rows(connection: asyncpg.Connection, partition: Partition) -> bo
         ):
             log.info("%s stays: a row of it is still running", partition.name)
             return False
-        first, next_ = moment_of(partition.least).date(), moment_of(partition.next).date()
-        days = days_between(first, next_ - timedelta(days=1))
-        await connection.execute(
-            _KEEP_SUMS.format(partition.name), first, [least_id(midnight(d)) for d in days]
-        )
+        first, last = moment_of(partition.least).date(), moment_of(UUID(int=partition.next.int - 1)).date()
+        await connection.execute(_KEEP_SUMS.format(partition.name), first, bounds_of(first, last))
         await _drop(connection, partition)
         return True
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from uuid import UUID
 
 from sqlalchemy import text
 
@@ -37,23 +38,27 @@ class Usage:
     cached_tokens: int
 
 
-def sums_of(rows: str, first_day: str, bounds: str) -> str:
-    """A SELECT of KEY and COUNTS over ``rows``, a table with or without conditions.
+def sums_of(rows: str, first: str, bounds: str) -> str:
+    """A SELECT of KEY and COUNTS over the table ``rows``.
 
-    ``first_day`` and ``bounds`` are SQL for a date, and for the least ids of this day and those after it.
+    ``first`` is SQL for the first day, ``bounds`` for what ``bounds_of`` gives. Day by day: PostgreSQL can't
+    know that so many ids are of so few days, and would sort all rows.
     """
-    return (
-        f"SELECT {first_day} + width_bucket(id, {bounds}) - 1 AS day, model, endpoint, status,"
-        " count(*) AS requests, sum(prompt_tokens) AS prompt_tokens,"
-        " sum(completion_tokens) AS completion_tokens, sum(cached_tokens) AS cached_tokens"
-        f" FROM {rows} GROUP BY 1, 2, 3, 4"
-    )
+    sums = ", ".join(f"sum({name}) AS {name}" for name in COUNTS[1:])
+    return f"""
+        SELECT {first} + place - 1 AS day, sums.*
+        FROM generate_series(1, cardinality({bounds}) - 1) AS place CROSS JOIN LATERAL (
+            SELECT model, endpoint, status, count(*) AS requests, {sums} FROM {rows}
+            WHERE id >= ({bounds})[place] AND id < ({bounds})[place + 1]
+                AND id >= ({bounds})[1] AND id < ({bounds})[cardinality({bounds})]
+            GROUP BY model, endpoint, status
+        ) AS sums
+    """
 
 
-_ROWS = "message WHERE id >= :least AND id < :next"
 _BETWEEN = f"""
 SELECT {", ".join(KEY)}, {", ".join(f"sum({name})::int8 AS {name}" for name in COUNTS)} FROM (
-    {sums_of(_ROWS, "CAST(:first AS date)", "CAST(:bounds AS uuid[])")}
+    {sums_of("message", "CAST(:first AS date)", "CAST(:bounds AS uuid[])")}
     UNION ALL
     SELECT {", ".join(KEY + COUNTS)} FROM usage_by_day WHERE day BETWEEN :first AND :last
 ) AS sums GROUP BY {", ".join(KEY)} ORDER BY {", ".join(KEY)}
@@ -62,28 +67,17 @@ SELECT {", ".join(KEY)}, {", ".join(f"sum({name})::int8 AS {name}" for name in C
 
 async def usage_between(database: Database, first: date, last: date) -> list[Usage]:
     """The sums from ``first`` to ``last``, both included, in the order of KEY; days since 1970."""
-    days = days_between(first, last)
-    parameters = {
-        "first": first,
-        "last": last,
-        "bounds": [least_id(midnight(day)) for day in days],
-        "least": least_id(midnight(first)),
-        "next": least_id(midnight(last + timedelta(days=1))),
-    }
+    parameters = {"first": first, "last": last, "bounds": bounds_of(first, last)}
     async with database.engine.connect() as connection:
         # Each statement sees what was committed when it had its locks, whatever the server's default is.
         await connection.execution_options(isolation_level="READ COMMITTED")
         return [Usage(*row) for row in await connection.execute(text(_BETWEEN), parameters)]
 
 
-def days_between(first: date, last: date) -> list[date]:
-    """Both included; at least ``first``."""
-    return [first + timedelta(days=number) for number in range(max((last - first).days, 0) + 1)]
-
-
-def midnight(day: date) -> datetime:
-    """The first moment of a day."""
-    return datetime.combine(day, time(), UTC)
+def bounds_of(first: date, last: date) -> list[UUID]:
+    """The least ids of the days from ``first`` to ``last``, and of the day after."""
+    start = datetime.combine(first, time(), UTC)
+    return [least_id(start + timedelta(days=number)) for number in range((last - first).days + 2)]
 
 
 def table(sums: Iterable[Usage]) -> str:
