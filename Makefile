@@ -2,6 +2,7 @@
 # make test       set up everything and run all tests
 # make lint       ruff and mypy
 # make bench      the front end beside vLLM's own server (about 15 minutes)
+# make bench-rows rows: the recorder alone, and ten million rows beside ten thousand (minutes, 16 GB of disk)
 # make install    only set up
 #
 # Honoured: HOST PORT MODEL ENGINE DATABASE_URL DATA_DIR (see 'chatglm-gateway settings'),
@@ -15,7 +16,7 @@ export PYTHON
 NODE_TESTS := tests/end_to_end/node
 NODE_PACKAGES := $(NODE_TESTS)/node_modules/.package-lock.json
 
-.PHONY: serve test lint bench install
+.PHONY: serve test lint bench bench-rows install
 
 serve: install
 	@exec $(BIN)/chatglm-gateway serve \
@@ -33,6 +34,9 @@ lint: install
 
 bench: install
 	$(BIN)/python -m benchmarks.frontend
+
+bench-rows: install
+	$(BIN)/python -m benchmarks.rows
 
 $(NODE_PACKAGES): $(NODE_TESTS)/package-lock.json
 	@cd $(NODE_TESTS) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/$(@F) \
