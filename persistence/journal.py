@@ -151,7 +151,7 @@ class Journal:
         size = self._active.size if self._active else 0
         for record in records:
             line = encoded(record)
-            if size and size + len(line) > self._segment_bytes:
+            if size + len(line) > self._segment_bytes:
                 self._write(batch)
                 self.seal()
                 batch, size = [], 0

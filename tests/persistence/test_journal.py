@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -272,10 +273,31 @@ def test_a_slot_that_can_not_be_taken_is_passed_over(folder: Path, caplog: pytes
     journal.close()
 
 
-def test_a_descriptor_is_left_to_nobody(folder: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+def held(folder: Path) -> list[str]:
+    """The files below ``folder`` that this process has open."""
+    links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+    # The listing's own is gone.
+    paths = (os.readlink(link) for link in links if os.path.lexists(link))
+    return [path for path in paths if path.startswith(f"{folder}/")]
+
+
+def test_no_descriptor_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
     journal = opened(folder, 50)
-    journal.append([record(number) for number in range(20)])
-    assert kept(journal)
+    assert held(folder)
+    journal.append([record(number) for number in range(21)])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", fails)
+        with pytest.raises(JournalUnavailable):
+            journal.append([record(21)])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        with pytest.raises(JournalUnavailable):
+            journal.append([record(21)])
+    journal.append([record(21)])
+    assert kept(journal) == [record(number) for number in range(22)]
+    opened(folder).close()
     journal.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert held(folder) == []

@@ -60,19 +60,22 @@ def test_a_torn_end_is_told_but_is_no_damage(folder: Path, caplog: pytest.LogCap
     journal.close()
 
 
-def test_a_flipped_bit_costs_the_record_that_it_is_in_at_most_and_is_reported(folder: Path) -> None:
-    whole = segment_with(folder, RECORDS)
+@pytest.mark.parametrize("records", [RECORDS, RECORDS[:1]], ids=["several", "one"])
+def test_a_flipped_bit_costs_the_record_that_it_is_in_at_most_and_is_reported(
+    folder: Path, records: list[bytes]
+) -> None:
+    whole = segment_with(folder, records)
     path = folder / "1" / "0000000001.journal"
     journal = opened(folder)
     for position in range(len(whole)):
-        hit = sum(end <= position for end in ends(RECORDS))
+        hit = sum(end <= position for end in ends(records))
         for bit in range(8):
             flipped = bytearray(whole)
             flipped[position] ^= 1 << bit
             path.write_bytes(flipped)
             found = contents(journal)
-            if found.records != RECORDS:
-                assert found.records == RECORDS[:hit] + RECORDS[hit + 1 :], (position, bit)
+            if found.records != records:
+                assert found.records == records[:hit] + records[hit + 1 :], (position, bit)
                 assert found.damaged > 0, (position, bit)
     journal.close()
 

@@ -258,6 +258,23 @@ def test_a_folder_that_can_not_be_synced_keeps_nothing(folder: Path, monkeypatch
     journal.close()
 
 
+def test_a_start_that_fails_holds_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    opened(folder).close()
+    journal = Journal(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        with pytest.raises(JournalUnavailable, match=rf"\A{folder}: Input/output error\Z"):
+            journal.open()
+    other = opened(folder)
+    journal.open()
+    assert [path.parent.name for path in sorted(folder.glob("*/lock"))] == ["1", "2"]
+    other.close()
+    journal.close()
+
+
 def test_a_file_that_was_deleted_keeps_nothing(folder: Path) -> None:
     journal = opened(folder)
     journal.append([record(1)])

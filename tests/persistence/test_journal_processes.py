@@ -164,6 +164,19 @@ def test_what_a_process_left_that_ended_in_order_is_taken_over_too(folder: Path,
     journal.close()
 
 
+def test_a_slot_in_which_nothing_was_left_stays_free(folder: Path, start: Start) -> None:
+    living(start, 1)
+    second = opened(folder)
+    third = opened(folder)
+    second.close()
+    third.adopt()
+    second.open()
+    second.append([record(2)])
+    assert list(files(folder)) == ["1/0000000001.journal", "2/0000000001.journal"]
+    second.close()
+    third.close()
+
+
 def test_a_slot_is_free_when_its_process_is_dead_although_a_forked_child_lives(
     folder: Path, start: Start
 ) -> None:
