@@ -21,9 +21,9 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from persistence.content_policy import ContentPolicy
 from persistence.exact_text import json_to_column, to_column
-
-INT32 = 2**31 - 1
+from persistence.storable import INT32, storable, storable_count, storable_text
 
 
 @dataclass(slots=True, eq=False)
@@ -127,37 +127,38 @@ class Record(NamedTuple):
         return bool(self.values[_STATUS] != "running")
 
 
-def encoded(row: MessageRow, gateway_id: int) -> Record:
-    """``row`` as it is now. Raises ValueError or TypeError for what is not JSON."""
-    meta_data, details = json_to_column(row.meta_data), json_to_column(row.details)
-    messages = None if row.messages is None else json_to_column(row.messages)
-    query, response = to_column(row.query), to_column(row.response)
+def encoded(row: MessageRow, gateway_id: int, policy: ContentPolicy) -> Record:
+    """``row`` as it is now, as far as ``policy`` keeps its text. What PostgreSQL can't store is replaced, and
+    named in meta_data."""
+    try:
+        return _encoded(row, gateway_id, policy)
+    except (ValueError, TypeError, RecursionError):
+        return _encoded(storable(row), gateway_id, policy)
+
+
+def _encoded(row: MessageRow, gateway_id: int, policy: ContentPolicy) -> Record:
+    counts = (row.prompt_tokens, row.completion_tokens, row.cached_tokens)
+    if max(counts) > INT32 or min(counts) < -INT32:
+        raise ValueError("a count is beyond int4")
+    texts = policy.texts_of(row)
     values = (
         row.id,
         row.create_time,
         None if row.conversation_id is None else to_column(row.conversation_id),
         row.chat_type,
         row.endpoint,
-        row.model,
+        to_column(row.model),
         to_column(row.request_id),
         gateway_id,
         row.status,
         row.finish_reason,
-        row.prompt_tokens,
-        row.completion_tokens,
-        row.cached_tokens,
+        *counts,
         row.queue_ms,
         row.ttft_ms,
         row.duration_ms,
-        None if row.error is None else to_column(row.error),
-        meta_data,
-        query,
-        response,
-        messages,
-        details,
+        *texts,
     )
-    characters = len(meta_data) + len(query) + len(response) + len(messages or "") + len(details)
-    return Record(values, characters)
+    return Record(values, sum(len(text) for text in texts if text is not None))
 
 
 def arrays(records: Iterable[Record]) -> list[Sequence[Any]]:
@@ -180,12 +181,14 @@ def reduced(record: Record, reason: str) -> Record:
     for name, type_ in COLUMNS.items():
         value = fields[name]
         if type_ == "text" and value is not None:
-            fields[name] = str(value).encode(errors="replace").decode().replace("\0", "?")
-        elif type_ == "int4" and isinstance(value, int):
-            fields[name] = max(min(value, INT32), -INT32)
+            fields[name] = storable_text(str(value)).replace("\0", "\ufffd")
+        elif type_ == "int4":
+            fields[name] = storable_count(value) if isinstance(value, int) else 0
+        elif type_ == "float8":
+            fields[name] = float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None
     fields |= {
         "conversation_id": None,
-        "meta_data": json.dumps({"reduced": reason}),
+        "meta_data": json_to_column({"reduced": storable_text(reason)}),
         "messages": None,
         "details": "{}",
     }

@@ -22,6 +22,7 @@ from uuid import UUID
 import asyncpg
 
 from persistence import partitions
+from persistence.content_policy import ContentPolicy
 from persistence.database import Database, first_line
 from persistence.message_row import WRITE, MessageRow, arrays, encoded
 
@@ -171,7 +172,7 @@ class Recorder:
         return refused
 
     async def _write(self, rows: Iterable[MessageRow]) -> None:
-        values = [encoded(row, 1) for row in rows]
+        values = [encoded(row, 1, ContentPolicy()) for row in rows]
         try:
             async with asyncio.timeout(WRITE_SECONDS):
                 if self._connection is None:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from persistence.database import Database
 from persistence.message_row import MessageRow
-from persistence.tables import message
+from persistence.tables import message, message_content
 from tests.strategies import json_values, texts
 
 int32 = st.integers(0, 2**31 - 1)
@@ -56,10 +56,16 @@ rows = st.builds(
 
 
 async def stored(database: Database, ids: Iterable[UUID] | None = None) -> dict[UUID, dict[str, Any]]:
-    """The rows in the database, all of them or those of ``ids``."""
-    query = select(message) if ids is None else select(message).where(message.c.id.in_(list(ids)))
+    """The rows in the database with their text, all of them or those of ``ids``."""
+    texts = [column for column in message_content.c if column.name != "id"]
+    query = select(message, *texts).outerjoin(message_content, message.c.id == message_content.c.id)
+    if ids is not None:
+        query = query.where(message.c.id.in_(list(ids)))
     async with database.engine.connect() as connection:
-        return {row["id"]: dict(row) for row in (await connection.execute(query)).mappings()}
+        found = [dict(row) for row in (await connection.execute(query)).mappings()]
+    for row in found:
+        del row["gateway_id"]
+    return {row["id"]: row for row in found}
 
 
 def expected(row: MessageRow) -> dict[str, Any]:
