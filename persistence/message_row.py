@@ -88,17 +88,30 @@ _MESSAGE, _CONTENT = _NAMES[:-4], ["id", *_NAMES[-4:]]
 _CLOSED = _NAMES[_NAMES.index("status") : _NAMES.index("meta_data") + 1]
 _STATUS, _QUERY = _NAMES.index("status"), _NAMES.index("query")
 
-# Only names of our own go into the statement. Conversations are locked in one order by all gateways.
+# For the connection that runs WRITE. Its plan, and those of the foreign keys behind it, are made once, maybe
+# while the tables are empty, and must not be what is best for these.
+SESSION = "SET enable_seqscan = off"
+
+# Only names of our own go into the statement. All who write lock in one order, conversations before messages,
+# each by id, so none waits for another in a circle. A conversation that was deleted while a message of it was
+# being answered does not come back with the message's end. Subqueries that give one value look in an index,
+# once for each record, however large the tables are.
 WRITE = f"""
 WITH record AS (
     SELECT * FROM unnest({_ARRAYS}) AS record ({", ".join(_NAMES)})
+), known AS (
+    SELECT (SELECT id FROM conversation WHERE id = named.id FOR KEY SHARE) AS id
+    FROM (SELECT DISTINCT conversation_id AS id FROM record ORDER BY id) AS named
 ), unknown AS (
     INSERT INTO conversation (id, chat_type, create_time)
     SELECT DISTINCT ON (conversation_id) conversation_id, chat_type, create_time FROM record
-    WHERE conversation_id IS NOT NULL ORDER BY conversation_id, id
-    ON CONFLICT (id) DO NOTHING
+    WHERE conversation_id IS NOT NULL AND conversation_id NOT IN (SELECT id FROM known WHERE id IS NOT NULL)
+        AND (SELECT id FROM message WHERE id = record.id) IS NULL
+    ORDER BY conversation_id, record.id
+    ON CONFLICT (id) DO UPDATE SET chat_type = conversation.chat_type RETURNING id
 ), written AS (
     INSERT INTO message ({", ".join(_MESSAGE)}) SELECT {", ".join(_MESSAGE)} FROM record
+    WHERE (SELECT count(id) FROM known) + (SELECT count(*) FROM unknown) >= 0 ORDER BY id
     ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _CLOSED)}
     WHERE message.status IN ('running', 'lost') AND excluded.status <> 'running'
     RETURNING id
@@ -190,7 +203,7 @@ def reduced(record: Record, reason: str) -> Record:
         "conversation_id": None,
         "meta_data": json_to_column({"reduced": storable_text(reason)}),
         "messages": None,
-        "details": "{}",
+        "details": None if record.values[_QUERY] is None else "{}",
     }
     return Record(tuple(fields.values()), record.characters)
 
@@ -204,11 +217,11 @@ def to_line(record: Record) -> bytes:
 
 def from_line(line: bytes) -> Record:
     """The record that ``to_line`` was given. Raises ValueError for any other line."""
-    fields = json.loads(line.decode(errors="surrogatepass"))
     try:
+        fields = json.loads(line.decode(errors="surrogatepass"))
         fields["id"] = UUID(hex=fields["id"])
         fields["create_time"] = datetime.fromisoformat(fields["create_time"])
         values = tuple(fields[name] for name in COLUMNS)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a record: {error!r}") from error
     return Record(values, len(line))

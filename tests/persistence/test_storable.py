@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from persistence.content_policy import ContentPolicy
-from persistence.message_row import COLUMNS, INT32, MessageRow, encoded
-from persistence.storable import REPLACED, storable, storable_text
+from persistence.message_row import COLUMNS, MessageRow, encoded
+from persistence.storable import INT32, REPLACED, storable, storable_text
 from tests.persistence.rows import new_row, rows
 from tests.persistence.wild import wild_rows, wild_texts
 
