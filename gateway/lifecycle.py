@@ -29,6 +29,7 @@ from gateway.progress import Step
 from gateway.prompt_templates import read_templates
 from gateway.settings import DEMO, Settings
 from persistence.backlog import Backlog
+from persistence.content_policy import ContentPolicy
 from persistence.database import Database
 from persistence.housekeeping import Housekeeping
 from persistence.recorder import Recorder
@@ -65,6 +66,7 @@ class Lifecycle:
             Backlog(settings.data_dir / "journal", settings.journal_max_bytes),
             settings.durability,
             settings.database_timeout_seconds,
+            ContentPolicy(settings.store_content, settings.content_max_characters),
         )
         self.housekeeping = Housekeeping(
             self.database, settings.retain_content_days, settings.retain_rows_days

@@ -21,10 +21,13 @@ from sqlalchemy.types import TypeDecorator
 ESCAPE = "\ufdd0"
 _SPECIAL = re.compile("[\0\ufdd0]")
 _ESCAPED = re.compile("\ufdd0([01])")
+_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def to_column(text: str) -> str:
-    """``text`` as PostgreSQL can hold it."""
+    """``text`` as PostgreSQL can hold it. Raises ValueError for a lone surrogate."""
+    if not text.isascii():
+        text.encode()
     if "\0" not in text and ESCAPE not in text:
         return text
     return _SPECIAL.sub(lambda match: ESCAPE + ("0" if match[0] == "\0" else "1"), text)
@@ -38,12 +41,15 @@ def from_column(stored: str) -> str:
 
 
 def json_to_column(value: object) -> str:
-    """``value`` as JSON text that ``jsonb`` can hold."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    # U+0000 is always written as an escape by json.dumps.
-    if "\\u0000" in text or ESCAPE in text:
-        text = json.dumps(_escape(value), ensure_ascii=False, separators=(",", ":"))
-    return text
+    """``value`` as JSON text that ``jsonb`` can hold. Raises ValueError, TypeError or RecursionError for what
+    has no such text, as NaN and a lone surrogate."""
+    text = _encode_json(value)
+    if not text.isascii():
+        text.encode()
+    # U+0000 is always written as an escape.
+    if "\\u0000" not in text and ESCAPE not in text:
+        return text
+    return _encode_json(_escape(value))
 
 
 def json_from_column(stored: str) -> Any:
@@ -57,7 +63,7 @@ def _escape(value: object) -> object:
         case str():
             return to_column(value)
         case dict():
-            return {to_column(key): _escape(item) for key, item in value.items()}
+            return {_escape(key): _escape(item) for key, item in value.items()}
         case list() | tuple():
             return [_escape(item) for item in value]
         case _:

@@ -21,9 +21,9 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from persistence.content_policy import FULL, ContentPolicy
 from persistence.exact_text import json_to_column, to_column
-
-INT32 = 2**31 - 1
+from persistence.storable import INT32, storable, storable_count, storable_text
 
 
 @dataclass(slots=True, eq=False)
@@ -88,17 +88,30 @@ _MESSAGE, _CONTENT = _NAMES[:-4], ["id", *_NAMES[-4:]]
 _CLOSED = _NAMES[_NAMES.index("status") : _NAMES.index("meta_data") + 1]
 _STATUS, _QUERY = _NAMES.index("status"), _NAMES.index("query")
 
-# Only names of our own go into the statement. Conversations are locked in one order by all gateways.
+# For the connection that runs WRITE. Its plan, and those of the foreign keys behind it, are made once, maybe
+# while the tables are empty, and must not be what is best for these.
+SESSION = "SET enable_seqscan = off"
+
+# Only names of our own go into the statement. All who write lock in one order, conversations before messages,
+# each by id, so none waits for another in a circle. A conversation that was deleted while a message of it was
+# being answered does not come back with the message's end. Subqueries that give one value look in an index,
+# once for each record, however large the tables are.
 WRITE = f"""
 WITH record AS (
     SELECT * FROM unnest({_ARRAYS}) AS record ({", ".join(_NAMES)})
+), known AS (
+    SELECT (SELECT id FROM conversation WHERE id = named.id FOR KEY SHARE) AS id
+    FROM (SELECT DISTINCT conversation_id AS id FROM record ORDER BY id) AS named
 ), unknown AS (
     INSERT INTO conversation (id, chat_type, create_time)
     SELECT DISTINCT ON (conversation_id) conversation_id, chat_type, create_time FROM record
-    WHERE conversation_id IS NOT NULL ORDER BY conversation_id, id
-    ON CONFLICT (id) DO NOTHING
+    WHERE conversation_id IS NOT NULL AND conversation_id NOT IN (SELECT id FROM known WHERE id IS NOT NULL)
+        AND (SELECT id FROM message WHERE id = record.id) IS NULL
+    ORDER BY conversation_id, record.id
+    ON CONFLICT (id) DO UPDATE SET chat_type = conversation.chat_type RETURNING id
 ), written AS (
     INSERT INTO message ({", ".join(_MESSAGE)}) SELECT {", ".join(_MESSAGE)} FROM record
+    WHERE (SELECT count(id) FROM known) + (SELECT count(*) FROM unknown) >= 0 ORDER BY id
     ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _CLOSED)}
     WHERE message.status IN ('running', 'lost') AND excluded.status <> 'running'
     RETURNING id
@@ -127,37 +140,38 @@ class Record(NamedTuple):
         return bool(self.values[_STATUS] != "running")
 
 
-def encoded(row: MessageRow, gateway_id: int) -> Record:
-    """``row`` as it is now. Raises ValueError or TypeError for what is not JSON."""
-    meta_data, details = json_to_column(row.meta_data), json_to_column(row.details)
-    messages = None if row.messages is None else json_to_column(row.messages)
-    query, response = to_column(row.query), to_column(row.response)
+def encoded(row: MessageRow, gateway_id: int, policy: ContentPolicy = FULL) -> Record:
+    """``row`` as it is now, as far as ``policy`` keeps its text. What PostgreSQL can't store is replaced, and
+    named in meta_data."""
+    try:
+        return _encoded(row, gateway_id, policy)
+    except (ValueError, TypeError, RecursionError):
+        return _encoded(storable(row), gateway_id, policy)
+
+
+def _encoded(row: MessageRow, gateway_id: int, policy: ContentPolicy) -> Record:
+    counts = (row.prompt_tokens, row.completion_tokens, row.cached_tokens)
+    if max(counts) > INT32 or min(counts) < -INT32:
+        raise ValueError("a count is beyond int4")
+    texts = policy.texts_of(row)
     values = (
         row.id,
         row.create_time,
         None if row.conversation_id is None else to_column(row.conversation_id),
         row.chat_type,
         row.endpoint,
-        row.model,
+        to_column(row.model),
         to_column(row.request_id),
         gateway_id,
         row.status,
         row.finish_reason,
-        row.prompt_tokens,
-        row.completion_tokens,
-        row.cached_tokens,
+        *counts,
         row.queue_ms,
         row.ttft_ms,
         row.duration_ms,
-        None if row.error is None else to_column(row.error),
-        meta_data,
-        query,
-        response,
-        messages,
-        details,
+        *texts,
     )
-    characters = len(meta_data) + len(query) + len(response) + len(messages or "") + len(details)
-    return Record(values, characters)
+    return Record(values, sum(len(text) for text in texts if text is not None))
 
 
 def arrays(records: Iterable[Record]) -> list[Sequence[Any]]:
@@ -180,14 +194,16 @@ def reduced(record: Record, reason: str) -> Record:
     for name, type_ in COLUMNS.items():
         value = fields[name]
         if type_ == "text" and value is not None:
-            fields[name] = str(value).encode(errors="replace").decode().replace("\0", "?")
-        elif type_ == "int4" and isinstance(value, int):
-            fields[name] = max(min(value, INT32), -INT32)
+            fields[name] = storable_text(str(value)).replace("\0", "\ufffd")
+        elif type_ == "int4":
+            fields[name] = storable_count(value) if isinstance(value, int) else 0
+        elif type_ == "float8":
+            fields[name] = float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None
     fields |= {
         "conversation_id": None,
-        "meta_data": json.dumps({"reduced": reason}),
+        "meta_data": json_to_column({"reduced": storable_text(reason)}),
         "messages": None,
-        "details": "{}",
+        "details": None if record.values[_QUERY] is None else "{}",
     }
     return Record(tuple(fields.values()), record.characters)
 
@@ -201,11 +217,11 @@ def to_line(record: Record) -> bytes:
 
 def from_line(line: bytes) -> Record:
     """The record that ``to_line`` was given. Raises ValueError for any other line."""
-    fields = json.loads(line.decode(errors="surrogatepass"))
     try:
+        fields = json.loads(line.decode(errors="surrogatepass"))
         fields["id"] = UUID(hex=fields["id"])
         fields["create_time"] = datetime.fromisoformat(fields["create_time"])
         values = tuple(fields[name] for name in COLUMNS)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a record: {error!r}") from error
     return Record(values, len(line))

@@ -26,6 +26,7 @@ from typing import Literal
 from uuid import UUID
 
 from persistence.backlog import Backlog
+from persistence.content_policy import FULL, ContentPolicy
 from persistence.database import Database
 from persistence.journal import JournalUnavailable
 from persistence.message_row import MessageRow, Record, encoded
@@ -58,10 +59,12 @@ class Recorder:
         backlog: Backlog,
         durability: Durability = "commit",
         timeout_seconds: float = 2.0,
+        policy: ContentPolicy = FULL,
     ) -> None:
         self._writer = RowWriter(database, timeout_seconds, self._suspect)
         self._backlog = backlog
         self._durability = durability
+        self._policy = policy
         self._queue = RowQueue(ASYNC_SECONDS if durability == "async" else 0.0)
         self._writing: Batch | None = None
         self._idle = asyncio.Event()
@@ -240,7 +243,7 @@ class Recorder:
         gateway_id = self._writer.gateway_id
 
         def encode() -> list[Record]:
-            return [encoded(row, gateway_id) for row in rows]
+            return [encoded(row, gateway_id, self._policy) for row in rows]
 
         heavy = sum(len(row.query) + len(row.response) for row in rows) > THREAD_CHARACTERS
         return await asyncio.to_thread(encode) if heavy else encode()

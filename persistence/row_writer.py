@@ -13,7 +13,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from persistence import liveness, partitions
 from persistence.database import CONNECT_SECONDS, Database, first_line
-from persistence.message_row import WRITE, Record, arrays, reduced
+from persistence.message_row import SESSION, WRITE, Record, arrays, reduced
 
 log = logging.getLogger("gateway.rows")
 
@@ -37,9 +37,9 @@ _CONNECTION_LOST = (
 FOREIGN_KEY_TRIES = 3
 
 # A gateway whose machine vanished is known to be dead after a minute, not after the system's two hours.
-_SESSION = """
+_SETTINGS = f"""
 SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3;
-SET statement_timeout = {milliseconds}
+SET statement_timeout = %d; {SESSION}
 """
 
 
@@ -113,7 +113,7 @@ class RowWriter:
             return self._connection, False
         async with self._answering(CONNECT_SECONDS):
             self._connection = connection = await self._database.connection()
-            await connection.execute(_SESSION.format(milliseconds=int(self._timeout_seconds * 2000)))
+            await connection.execute(_SETTINGS % int(self._timeout_seconds * 2000))
             if self._gateway_id is None:
                 self._gateway_id = await liveness.new_life(connection)
             await liveness.hold(connection, self._gateway_id)

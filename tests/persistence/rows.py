@@ -60,8 +60,8 @@ rows = st.builds(
 
 async def stored(database: Database, ids: Iterable[UUID] | None = None) -> dict[UUID, dict[str, Any]]:
     """The rows in the database with their text, all of them or those of ``ids``."""
-    text = [column for column in message_content.c if column.name != "id"]
-    query = select(message, *text).outerjoin(message_content, message.c.id == message_content.c.id)
+    texts = [column for column in message_content.c if column.name != "id"]
+    query = select(message, *texts).outerjoin(message_content, message.c.id == message_content.c.id)
     if ids is not None:
         query = query.where(message.c.id.in_(list(ids)))
     async with database.engine.connect() as connection:
