@@ -166,4 +166,4 @@ def writing(room: int, error: BaseException, before: Callable[[], object] = lamb
 
 
 TestJournalLives = JournalLives.TestCase
-TestJournalLives.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestJournalLives.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
