@@ -201,9 +201,9 @@ class Recorder:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._writer.close()
-        await self._backlog.close()
         if self._backlog.rows:
             log.warning("%d rows stay in the journal for the next start", self._backlog.rows)
+        await self._backlog.close()
 
     async def _write_all(self) -> None:
         while True:

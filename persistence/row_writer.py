@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -16,6 +16,8 @@ from persistence.database import CONNECT_SECONDS, Database, first_line
 from persistence.message_row import SESSION, WRITE, Record, arrays, reduced
 
 log = logging.getLogger("gateway.rows")
+
+T = TypeVar("T")
 
 # What PostgreSQL, or the driver for it, says of a value; anything else is a failure of PostgreSQL.
 _REFUSED = (
@@ -77,24 +79,25 @@ class RowWriter:
 
     async def check(self) -> None:
         """Connect if need be, and hear from PostgreSQL. Raises DatabaseAway."""
-        async with self._one_at_a_time:
-            connection, _ = await self._connected()
-            async with self._answering(self._timeout_seconds):
-                await connection.execute("SELECT 1")
+        await self._connected_to(self._ask)
 
     async def write(self, records: Sequence[Record]) -> list[Record]:
         """Write records of different ids; they are committed when this returns. Gives those that PostgreSQL
         refuses even ``reduced``. Raises DatabaseAway: any of them may or may not have been written then."""
+        return await self._connected_to(lambda connection: self._write(connection, records))
+
+    async def _connected_to(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """What ``work`` gives. A connection that breaks may have been broken for long, while nobody looked:
+        that says nothing about PostgreSQL, so it is tried once more on a new one."""
         async with self._one_at_a_time:
             connection, is_new = await self._connected()
             try:
-                return await self._write(connection, records)
+                return await work(connection)
             except ConnectionLost:
                 if is_new:
                     raise
-            # It broke while nobody looked.
             connection, _ = await self._connected()
-            return await self._write(connection, records)
+            return await work(connection)
 
     async def close(self) -> None:
         """Let the connection and its lock go."""
@@ -119,6 +122,10 @@ class RowWriter:
             await liveness.hold(connection, self._gateway_id)
             connection.add_termination_listener(self._ended)
         return connection, True
+
+    async def _ask(self, connection: asyncpg.Connection) -> None:
+        async with self._answering(self._timeout_seconds):
+            await connection.execute("SELECT 1")
 
     async def _write(self, connection: asyncpg.Connection, records: Sequence[Record]) -> list[Record]:
         if not records:
