@@ -15,7 +15,7 @@ from random import Random
 
 import asyncpg
 
-from benchmarks.row_filling import FEW_ROWS, SPAN_DAYS, Layout, fill_slices
+from benchmarks.row_filling import FEW_ROWS, SPAN_DAYS, TURNS, Layout, fill_slices
 from persistence.backlog import Backlog
 from persistence.conversations import last_turns
 from persistence.database import Database
@@ -27,6 +27,8 @@ from persistence.usage import usage_between
 
 CLOSE_SECONDS = 60.0
 LAST_TURNS = 10
+# New turns are of the newest conversations, as many in every database.
+ACTIVE = 160
 
 
 def new_row(conversation_id: str | None) -> MessageRow:
@@ -97,6 +99,8 @@ class Filled:
         self._layout = layout
         self._writer = writer
         self._random = Random(1)
+        # So many conversations have all their turns.
+        self._complete = layout.conversations - 3 * TURNS
 
     async def insert(self, batch: int, times: int) -> list[float]:
         """Write so many batches of new rows, each in a transaction of its own."""
@@ -108,7 +112,8 @@ class Filled:
 
     async def read_conversations(self, times: int) -> list[float]:
         """Read the last turns of a conversation, so many times of another one."""
-        return [await timed(self._read(f"conversation-{self._existing()}")) for _ in range(times)]
+        numbers = [self._random.randrange(self._complete) for _ in range(times)]
+        return [await timed(self._read(f"conversation-{number}")) for number in numbers]
 
     async def _read(self, conversation_id: str) -> None:
         turns = await last_turns(
@@ -177,12 +182,11 @@ class Filled:
         """The connection that inserts."""
         await self._writer.close()
 
-    def _existing(self) -> int:
-        """The number of a conversation in the database; the last ones may have fewer turns."""
-        return self._random.randrange(max(self._layout.conversations - 3 * 20, 1))
-
     def _conversation(self) -> str | None:
-        return f"conversation-{self._existing()}" if self._random.random() < 0.4 else None
+        """For a new row: one of those that are active, or none."""
+        if self._random.random() >= 0.4:
+            return None
+        return f"conversation-{self._complete - self._random.randrange(ACTIVE) - 1}"
 
 
 async def timed(work: Awaitable[object]) -> float:

@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -49,6 +49,13 @@ ROUNDS = 5
 INSERT_1, INSERT_50 = "insert of 1 row", "insert of 50 rows"
 READ = f"last {LAST_TURNS} turns of a conversation"
 SUM = f"sums of a day of {FEW_ROWS:,} rows"
+PORTIONS = 10
+QUESTIONS: dict[str, Callable[[Filled], Awaitable[list[float]]]] = {
+    INSERT_1: lambda filled: filled.insert(1, 30),
+    INSERT_50: lambda filled: filled.insert(50, 4),
+    READ: lambda filled: filled.read_conversations(20),
+    SUM: lambda filled: filled.sum_day(4),
+}
 RETAIN = f"retention: a month and a day of content, {FEW_ROWS:,} rows"
 
 
@@ -145,32 +152,33 @@ async def measure_full(url: str, sizes: Sequence[int]) -> list[Fullness]:
         filled = [await filled_with(database, one) for database, one in zip((few, many), full, strict=True)]
         durations: list[dict[str, list[float]]] = [{} for _ in sizes]
         for number in range(-1, ROUNDS):
-            for place, database in enumerate(filled):
-                measured = await one_round(database)
-                # The first one warms up.
-                for name in measured if number >= 0 else ():
-                    durations[place].setdefault(name, []).extend(measured[name])
+            for place, name, seconds in await one_round(filled):
+                # The first round warms up.
+                if number >= 0:
+                    durations[place].setdefault(name, []).extend(seconds)
             say(f"round {number} measured")
         for one, found, database in zip(full, durations, filled, strict=True):
-            one.durations = {name: percentiles_ms(seconds) for name, seconds in found.items()}
+            one.durations = {name: percentiles_ms(all_rounds) for name, all_rounds in found.items()}
             one.month_sum_ms = 1000 * await database.sum_month()
-            one.retained_rows, seconds, waits = await database.retain_share()
-            one.retention_ms, one.longest_insert_meanwhile_ms = 1000 * seconds, 1000 * max(waits)
+            one.retained_rows, duration, waits = await database.retain_share()
+            one.retention_ms, one.longest_insert_meanwhile_ms = 1000 * duration, 1000 * max(waits)
             one.insert_meanwhile_ms = percentiles_ms(waits)
             await database.close()
     return full
 
 
-async def one_round(database: Filled) -> dict[str, list[float]]:
-    """Durations in seconds; the database then has as many rows as before."""
-    measured = {
-        INSERT_1: await database.insert(1, 300),
-        INSERT_50: await database.insert(50, 40),
-        READ: await database.read_conversations(200),
-        SUM: await database.sum_day(40),
-    }
-    await database.delete_inserted()
-    return measured | {RETAIN: [await database.retain_few()]}
+async def one_round(filled: Sequence[Filled]) -> list[tuple[int, str, list[float]]]:
+    """Durations in seconds, and of which database; they then have as many rows as before."""
+    measured = []
+    for name, ask in QUESTIONS.items():
+        # In small portions by turns: what else happens on the machine happens to both.
+        for _ in range(PORTIONS):
+            measured += [(place, name, await ask(database)) for place, database in enumerate(filled)]
+    for database in filled:
+        await database.delete_inserted()
+    return measured + [
+        (place, RETAIN, [await database.retain_few()]) for place, database in enumerate(filled)
+    ]
 
 
 async def filled_with(database: Database, full: Fullness) -> Filled:

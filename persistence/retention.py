@@ -33,7 +33,7 @@ LOCK_TRIES = 10
 LOCK_PAUSE_SECONDS = 0.5
 
 _PARTITIONS = """
-SELECT oid, oid::regclass::text AS name, pg_get_expr(relpartbound, oid) AS bounds FROM pg_class
+SELECT oid, oid::regclass::text AS name, coalesce(pg_get_expr(relpartbound, oid), '') AS bounds FROM pg_class
 WHERE oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = $1::text::regclass)
 """
 _BOUNDS = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
@@ -81,7 +81,7 @@ async def _expired(
 ) -> list[Partition]:
     """The partitions that lie wholly before ``bound``, oldest first."""
     rows = await connection.fetch(_PARTITIONS, partitioned.table)
-    # One that an operator made for the rest has no such bounds.
+    # One that an operator made for the rest has no such bounds, one that is just being dropped has none.
     found = [(row, match) for row in rows if (match := _BOUNDS.fullmatch(row["bounds"]))]
     partitions = [Partition(row["oid"], row["name"], *map(UUID, match.groups())) for row, match in found]
     expired = [partition for partition in partitions if partition.next <= least_id(bound)]
@@ -97,7 +97,8 @@ async def _drop_content(connection: asyncpg.Connection, partition: Partition) ->
 
 
 async def _drop_rows(connection: asyncpg.Connection, partition: Partition) -> bool:
-    async with connection.transaction():
+    # The sums see what was committed when the table was closed to writers.
+    async with connection.transaction(isolation="read_committed"):
         if not await _close_to_writers(connection, partition):
             return False
         if await connection.fetchval(

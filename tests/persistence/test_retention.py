@@ -51,7 +51,7 @@ async def kept(database: Database) -> int:
 
 @contextlib.asynccontextmanager
 async def holding(database: Database, statement: str) -> AsyncIterator[None]:
-    """Another connection in whose transaction the statement has been."""
+    """Another connection in whose transaction the statement has been; it is committed in the end."""
     async with connected(database) as other, other.transaction():
         await other.execute(statement)
         yield
@@ -186,6 +186,51 @@ async def test_writers_go_on_while_retention_waits_for_a_reader(
         assert not dropping.done()
     assert "message_2026_01" in await dropping
     assert set(await stored(own_database)) >= {row.id for row in rows}
+
+
+isolations = pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+
+
+async def isolate(database: Database, isolation: str) -> None:
+    """Make it the server's default for new connections."""
+    async with connected(database) as connection:
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
+    await database.engine.dispose()
+
+
+async def waits_for_a_lock(database: Database) -> None:
+    async with connected(database) as connection, asyncio.timeout(10):
+        while not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            await asyncio.sleep(0.01)
+
+
+@isolations
+async def test_what_is_committed_while_retention_waits_for_it_is_counted(
+    own_database: Database, isolation: str
+) -> None:
+    await isolate(own_database, isolation)
+    await write(own_database, [row_at(moment(2026, 1, 5))])
+    async with holding(own_database, "UPDATE message SET status = 'error'"):
+        dropping = asyncio.create_task(drop(own_database, None, 30))
+        await waits_for_a_lock(own_database)
+    assert "message_2026_01" in await dropping
+    assert await sums(own_database) == [of_day(1, 5, status="error")]
+
+
+@isolations
+async def test_sums_that_wait_for_a_drop_have_what_was_dropped(
+    own_database: Database, isolation: str
+) -> None:
+    await isolate(own_database, isolation)
+    await write(own_database, [row_at(moment(2026, 1, 5))])
+    before = await sums(own_database)
+    async with connected(own_database) as dropping:
+        async with dropping.transaction(isolation="read_committed"):
+            await drop_expired(dropping, NOW, None, 30)
+            looking = asyncio.create_task(sums(own_database))
+            await waits_for_a_lock(own_database)
+        assert await looking == before
 
 
 @pytest.mark.usefixtures("impatient")
