@@ -129,7 +129,11 @@ def _connector(url: str) -> Callable[[], Awaitable[asyncpg.Connection]]:
         return await asyncpg.connect(
             url,
             timeout=CONNECT_SECONDS,
-            server_settings={"application_name": "chatglm-gateway"},
+            server_settings={
+                "application_name": "chatglm-gateway",
+                # What the statements here are made for, whatever the server's default is.
+                "default_transaction_isolation": "read committed",
+            },
         )
 
     return connect

@@ -35,8 +35,9 @@ _CONNECTION_LOST = (
     asyncpg.InternalClientError,
 )
 
-# A conversation may be deleted between the look for it and the reference to it.
-FOREIGN_KEY_TRIES = 3
+# A conversation may be deleted between the look for it and the reference to it, a partition dropped between
+# its making and its use.
+TRIES = 3
 
 # A gateway whose machine vanished is known to be dead after a minute, not after the system's two hours.
 _SETTINGS = f"""
@@ -155,20 +156,19 @@ class RowWriter:
         return []
 
     async def _execute(self, connection: asyncpg.Connection, records: Sequence[Record]) -> None:
-        for attempt in range(FOREIGN_KEY_TRIES):
-            try:
-                async with self._answering(self._timeout_seconds):
-                    try:
-                        await connection.execute(WRITE, *arrays(records))
-                    except asyncpg.CheckViolationError:
-                        # There is no other check than that of the partitions' bounds.
-                        await partitions.make_for(connection, [record.id for record in records])
-                        await connection.execute(WRITE, *arrays(records))
-            except asyncpg.ForeignKeyViolationError:
-                if attempt == FOREIGN_KEY_TRIES - 1:
-                    raise
-            else:
-                return
+        async with self._answering(self._timeout_seconds):
+            for tries_left in reversed(range(TRIES)):
+                try:
+                    await connection.execute(WRITE, *arrays(records))
+                    return
+                except asyncpg.CheckViolationError as error:
+                    # There is no other check than that of the partitions' bounds.
+                    if not tries_left:
+                        raise DatabaseAway(first_line(error)) from error
+                    await partitions.make_for(connection, [record.id for record in records])
+                except asyncpg.ForeignKeyViolationError:
+                    if not tries_left:
+                        raise
 
     @contextlib.asynccontextmanager
     async def _answering(self, seconds: float) -> AsyncIterator[None]:
@@ -176,7 +176,7 @@ class RowWriter:
         try:
             async with asyncio.timeout(seconds):
                 yield
-        except _REFUSED:
+        except (*_REFUSED, DatabaseAway):
             raise
         except TimeoutError as error:
             self._give_up()
