@@ -1,9 +1,11 @@
 """The front end of the gateway beside vLLM's own server: same engine, same arguments, no model, one run.
 
     python -m benchmarks.frontend [--rounds 3] [--quick] [--scenarios stream-64x128 ...]
+    python -m benchmarks.frontend --beside without-rows [...]
 
 A round is gateway, vLLM, vLLM, gateway, each started afresh and put through all scenarios, so that a drift
-of the machine falls on both alike. Results: benchmarks/results/frontend.json and docs/benchmarks.md.
+of the machine falls on both alike. Beside a gateway without rows it shows what the rows cost. Results:
+benchmarks/results/frontend.json, or frontend-without-rows.json, and docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ SCENARIOS = [
     *(Scenario(clients, tokens=8, stream=False) for clients in (1, 16, 64, 256)),
 ]
 QUICK = ["stream-64x128", "whole-64x8"]
-SERVERS = ("gateway", "vllm")
-ROUND = ("gateway", "vllm", "vllm", "gateway")
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
-RESULTS = REPOSITORY / "benchmarks" / "results" / "frontend.json"
+RESULTS = REPOSITORY / "benchmarks" / "results"
+# Where the figures go: the name of the file, and of the part of the document.
+NAMES = {"vllm": "frontend", "without-rows": "frontend-without-rows"}
 LOAD_TIMEOUT_SECONDS = 180.0
 
 
@@ -57,19 +59,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)} once; only prints")
     parser.add_argument("--scenarios", nargs="+", choices=names, default=names)
-    parser.add_argument(
-        "--servers", nargs="+", choices=SERVERS, default=SERVERS, help="one alone: only prints"
-    )
+    parser.add_argument("--beside", choices=NAMES, default="vllm", help="what the gateway is measured beside")
+    parser.add_argument("--alone", choices=("gateway", *NAMES), help="one server; only prints")
     parser.add_argument("--seconds", type=float, default=MEASURED_SECONDS, help="measured per scenario")
     parser.add_argument("--model", type=Path, help="model folder, for its tokenizer; default: the demo model")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    order = ROUND[:2] if options.quick else ROUND * options.rounds
+    servers = (options.alone,) if options.alone else ("gateway", options.beside)
+    starts = list(servers) if options.quick else [*servers, *reversed(servers)] * options.rounds
     scenarios = [
         scenario for scenario in SCENARIOS if scenario.name in (QUICK if options.quick else options.scenarios)
     ]
 
-    starts = [name for name in order if name in options.servers]
     measurements = measure_all(starts, scenarios, options.model, options.seconds)
     tables = render_tables(
         {
@@ -79,20 +79,20 @@ def main() -> None:
                 ]
                 for scenario in scenarios
             }
-            for server in options.servers
+            for server in servers
         }
     )
     print(tables)
-    if not options.quick and len(options.servers) == len(SERVERS):
-        about = describe_run()
-        options.output.parent.mkdir(parents=True, exist_ok=True)
+    if not options.quick and not options.alone:
+        about, name = describe_run(), NAMES[options.beside]
+        RESULTS.mkdir(parents=True, exist_ok=True)
         runs = [asdict(measurement) for measurement in measurements]
-        options.output.write_text(json.dumps(about | {"runs": runs}, indent=1) + "\n")
+        (RESULTS / f"{name}.json").write_text(json.dumps(about | {"runs": runs}, indent=1) + "\n")
         heading = (
             f"vLLM {about['vllm']}, Python {about['python']}, {about['cores']} cores, {about['date']}, "
-            f"`{about['command']}`. Medians of {order.count('vllm')} starts each (least–greatest)."
+            f"`{about['command']}`. Medians of {starts.count('gateway')} starts each (least–greatest)."
         )
-        write_between_markers(DOCUMENT, "frontend", f"{heading}\n\n{tables}")
+        write_between_markers(DOCUMENT, name, f"{heading}\n\n{tables}")
 
 
 def measure_all(

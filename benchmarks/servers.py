@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -67,12 +67,17 @@ class ServerError(Exception):
     """A server did not start, did not stop, or did not do what it is measured for."""
 
 
-def gateway(model: Path, port: int, data_dir: Path) -> Launch:
+def gateway(model: Path, port: int, data_dir: Path, module: str = "gateway.cli") -> Launch:
     """Our gateway, writing a row for each request into the embedded database under ``data_dir``."""
-    command = [sys.executable, "-m", "gateway.cli", "serve", "--engine", "vllm", "--no-access-log"]
+    command = [sys.executable, "-m", module, "serve", "--engine", "vllm", "--no-access-log"]
     command += ["--model", str(model), "--served-model-name", MODEL_NAME, "--port", str(port)]
     command += ["--data-dir", str(data_dir), "--engine-args", json.dumps(dict(ENGINE_ARGS))]
     return Launch(command, "/health/ready")
+
+
+def without_rows(model: Path, port: int, data_dir: Path) -> Launch:
+    """Our gateway with its database, and no row in it."""
+    return gateway(model, port, data_dir, "benchmarks.without_rows")
 
 
 def vllm(model: Path, port: int, data_dir: Path) -> Launch:
@@ -86,7 +91,11 @@ def vllm(model: Path, port: int, data_dir: Path) -> Launch:
     return Launch(command, "/health")
 
 
-LAUNCHERS = {"gateway": gateway, "vllm": vllm}
+LAUNCHERS: Mapping[str, Callable[[Path, int, Path], Launch]] = {
+    "gateway": gateway,
+    "vllm": vllm,
+    "without-rows": without_rows,
+}
 
 
 @contextlib.contextmanager
