@@ -49,7 +49,8 @@ SUBMITTED_PER_TURN = 16
 class Generation:
     """One request on its way: its prompts' choices, in their order, told apart by their index.
 
-    After ``settle`` its ``status`` is completed, cancelled, timeout, error or shutdown.
+    After ``settle`` its ``status`` is completed, cancelled, timeout, error or shutdown; unkept where it is
+    complete and its row is durable nowhere, which is not an answer that may end well.
     """
 
     def __init__(
@@ -121,6 +122,8 @@ class Generation:
                 return DeadlineExceeded(f"The answer took longer than {self._deadline_seconds:g} seconds.")
             case "error":
                 return GenerationError("The engine failed on this request.")
+            case "unkept":
+                return Unavailable("The answer could not be recorded.", code="database_unavailable")
             case _:
                 return None
 
@@ -207,7 +210,7 @@ class Generation:
                 await choice.abort()
 
     async def settle(self, error: BaseException | None = None) -> None:
-        """Close the rows with how the request ended; returns when they are committed.
+        """Close the rows with how the request ended; returns when they are durable.
 
         Called by whoever sends the answer, before its last byte; a second call does nothing.
         """
@@ -224,8 +227,9 @@ class Generation:
         self.status = "completed" if all(row.status == "completed" for row in rows) else ended
         with metrics.COMMIT_WAIT.time():
             committed = await self._close(rows)
-        if not committed:
-            log.warning("row %s is not committed yet; its answer ends without it", rows[0].id.hex)
+        if not committed and self.status == "completed":
+            log.error("row %s is kept nowhere yet: its answer ends as failed", rows[0].id.hex)
+            self.status = "unkept"
 
     async def _close(self, rows: Sequence[MessageRow]) -> bool:
         recorder, seconds = self._generations.recorder, self._generations.commit_wait_seconds

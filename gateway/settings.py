@@ -189,7 +189,7 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="How long an answer's end waits for its row, in seconds, where neither PostgreSQL nor "
-        "the journal takes it.",
+        "the journal takes it; the answer then ends as failed.",
     )
     database_timeout_seconds: float = Field(
         2.0,

@@ -37,6 +37,7 @@ class MemoryRecorder(Recorder):
         self.events = events
         self.begun: list[MessageRow] = []
         self.closed: list[MessageRow] = []
+        self.keeps = True
         self.may_commit = asyncio.Event()
         self.may_commit.set()
         self.closing = asyncio.Event()
@@ -49,7 +50,7 @@ class MemoryRecorder(Recorder):
         self.closing.set()
         await self.may_commit.wait()
         self.events.append("commit")
-        return True
+        return self.keeps
 
     @property
     def row(self) -> MessageRow:

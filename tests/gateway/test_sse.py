@@ -55,6 +55,21 @@ async def test_the_end_waits_for_the_commit_and_the_first_text_does_not(text: st
     assert last.endswith(b"data: [DONE]\n\n")
 
 
+async def test_an_answer_whose_row_is_kept_nowhere_does_not_end_well() -> None:
+    house = House()
+    house.recorder.keeps = False
+    await house.stream("abc")
+    assert house.client.text == "abc"
+    assert house.client.error["code"] == "database_unavailable"
+    assert [choice["finish_reason"] for one in house.client.objects for choice in one.get("choices", [])] == (
+        [None] * (len(house.client.objects) - 1)
+    )
+    nothing_sent = House()
+    nothing_sent.recorder.keeps = False
+    with pytest.raises(Unavailable, match="could not be recorded"):
+        await nothing_sent.stream("")
+
+
 async def test_a_stream_starts_as_one_that_no_proxy_may_keep() -> None:
     house = House()
     await house.stream("abc")
