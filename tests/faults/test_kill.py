@@ -1,0 +1,122 @@
+"""kill -9 of a gateway at random moments under load: what a client saw the end of has its row."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+from tests.end_to_end.served import Gateway
+from tests.faults.accounts import compare, rows_of
+from tests.faults.form import SEED, either, report, until
+from tests.faults.load import Answer, Load
+from tests.faults.postgres import Postgres
+from tests.faults.serving import kill, launching, serving
+from tests.faults.watch import until_caught_up
+
+ROUNDS = either(8, 200)
+ASYNC_ROUNDS = either(2, 30)
+CLIENTS = either(20, 50)
+LONGEST_PAUSE_SECONDS = 1.0
+LONGEST_BREAK_SECONDS = 2.0
+CLOSED_SECONDS = 30.0
+Break = Callable[[Postgres], object]
+# Of every five rounds one has PostgreSQL stopped before the kill, and one has it frozen.
+FAULTS: tuple[Break | None, ...] = (None, Postgres.stop, None, Postgres.freeze, None)
+
+# durability=async: rows are written at most 0.2 s after the end; a commit, and a busy machine.
+ASYNC_SECONDS = 0.2 + 0.8
+
+
+@dataclass
+class Round:
+    """What the clients of one gateway saw, and when it was killed on the monotonic clock."""
+
+    load: Load
+    killed: float
+
+
+def rounds(
+    server: Postgres, data_dir: Path, count: int, faults: Sequence[Break | None], **settings: str
+) -> list[Round]:
+    """Kill ``count`` gateways, one after the other.
+
+    The next one starts while the last one still works: two gateways share one database and one data
+    directory. Whatever was left behind has been taken up when this returns.
+    """
+    random = Random(SEED)
+    found: list[Round] = []
+    with ExitStack() as ends:
+        current = ends.enter_context(launching(server.url, data_dir, **settings))
+        current.wait_until_started()
+        for number in range(count):
+            following = ends.enter_context(launching(server.url, data_dir, **settings))
+            found.append(one_round(server, current, following, faults[number % len(faults)], random))
+            server.heal()
+            current = following
+        until_caught_up(current, CLOSED_SECONDS)
+        # The living notice that the others are gone.
+        until(lambda: not running_rows(server), CLOSED_SECONDS, "rows of the dead are closed")
+    with serving(server.url, data_dir, **settings) as last:
+        until_caught_up(last, CLOSED_SECONDS)
+    return found
+
+
+def one_round(
+    server: Postgres, current: Gateway, following: Gateway, break_it: Break | None, random: Random
+) -> Round:
+    """Load on ``current`` until it is killed; ``following`` has started by then."""
+    with Load(current.base_url, CLIENTS, random.getrandbits(32)) as load:
+        following.wait_until_started()
+        until(lambda: load.ended_well, 30, "answers")
+        time.sleep(random.uniform(0, LONGEST_PAUSE_SECONDS))
+        if break_it is not None:
+            break_it(server)
+            time.sleep(random.uniform(0, LONGEST_BREAK_SECONDS))
+        kill(current)
+        return Round(load, time.monotonic())
+
+
+def running_rows(server: Postgres) -> int:
+    (found,) = server.fetch("SELECT count(*) FROM message WHERE status = 'running'")
+    return int(found["count"])
+
+
+def test_every_answer_whose_end_was_seen_has_its_row(server: Postgres, data_dir: Path) -> None:
+    found = rounds(server, data_dir, ROUNDS, FAULTS)
+    total: Counter[str] = Counter()
+    for each in found:
+        total += compare(each.load.answers, rows_of(server, each.load.name))
+    answers = [answer for each in found for answer in each.load.answers]
+    report(
+        "kill -9",
+        rounds=ROUNDS,
+        requests=len(answers),
+        ends_seen=sum(answer.saw_the_end for answer in answers),
+        broken_off=sum(answer.failed and answer.status == 200 for answer in answers),
+        rows=dict(total),
+    )
+    assert total["lost"] > 0
+
+
+def test_async_loses_no_more_than_is_stated(server: Postgres, data_dir: Path) -> None:
+    found = rounds(server, data_dir, ASYNC_ROUNDS, (None,), GATEWAY_DURABILITY="async")
+    most_missing, oldest = 0, 0.0
+    for each in found:
+        answers, rows = each.load.answers, rows_of(server, each.load.name)
+        completed = {row["request_id"] for row in rows if row["status"] == "completed"}
+        missing = [a for a in answers if a.saw_the_end and a.request_id not in completed]
+        oldest = max([oldest, *(each.killed - answer.ended for answer in missing)])
+        most_missing = max(most_missing, len(missing))
+        compare([as_if_unseen(answer) if answer in missing else answer for answer in answers], rows)
+    report("async", rounds=ASYNC_ROUNDS, most_missing=most_missing, oldest_missing=f"{oldest:.2f} s")
+    assert oldest < ASYNC_SECONDS
+
+
+def as_if_unseen(answer: Answer) -> Answer:
+    """The same, its end not seen: what may be lost of it is what may be lost of one that broke off."""
+    return replace(answer, saw_the_end=False)
