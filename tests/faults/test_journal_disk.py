@@ -63,7 +63,7 @@ def test_what_is_readable_of_a_damaged_journal_is_replayed(
             server.stop()
             until(lambda: gauges(gateway)["gateway_journal_rows"] > CLIENTS, 30, "rows in the journal")
             kill(gateway)
-    flip_a_bit(largest_file(data_dir / "journal"), random)
+    flip_a_bit(largest_segment(data_dir / "journal"), random)
     server.heal()
 
     with serving(server.url, data_dir) as again:
@@ -86,8 +86,8 @@ def test_what_is_readable_of_a_damaged_journal_is_replayed(
     )
 
 
-def largest_file(folder: Path) -> Path:
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+def largest_segment(folder: Path) -> Path:
+    return max(folder.rglob("*.journal"), key=lambda path: path.stat().st_size)
 
 
 def flip_a_bit(path: Path, random: Random) -> None:
