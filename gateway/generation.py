@@ -30,7 +30,7 @@ from engine.base import EngineError, Usage
 from gateway import metrics
 from gateway.errors import DeadlineExceeded, GatewayError, GenerationError, Unavailable, from_engine
 from gateway.prompt_answer import PromptAnswer, Query
-from persistence.recorder import MessageRow
+from persistence.message_row import MessageRow
 
 if TYPE_CHECKING:
     from gateway.generations import Generations

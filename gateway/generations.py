@@ -51,9 +51,9 @@ class Generations:
         if self.draining:
             metrics.REFUSED.labels("draining").inc()
             raise Unavailable("The gateway is shutting down.", code="shutting_down")
-        if self.recorder.full:
+        if (reason := self.recorder.refusing) is not None:
             metrics.REFUSED.labels("rows").inc()
-            raise Unavailable("Too many rows wait for the database.", code="database_unavailable")
+            raise Unavailable(reason, code="database_unavailable")
         self._running.add(generation)
         self._none_running.clear()
 

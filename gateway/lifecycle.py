@@ -12,6 +12,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,15 +28,13 @@ from gateway.processes import adopt_orphans, end_descendants
 from gateway.progress import Step
 from gateway.prompt_templates import read_templates
 from gateway.settings import DEMO, Settings
-from persistence.database import Database, DatabaseUnavailable
+from persistence.backlog import Backlog
+from persistence.database import Database
 from persistence.recorder import Recorder
 
 log = logging.getLogger("gateway.lifecycle")
 
 FLUSH_SECONDS = 30.0
-
-# Within the patience of a readiness probe.
-PROBE_SECONDS = 2.0
 
 
 class StartFailed(Exception):
@@ -46,13 +45,26 @@ class StartInterrupted(Exception):
     """Someone asked the gateway to end while it was starting."""
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether requests are taken, and what is wrong, also where they are all the same."""
+
+    ready: bool
+    problems: list[str]
+
+
 class Lifecycle:
     """Owns the database, the recorder and the engine. ``start`` once, ``stop`` always."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.database = Database(settings.database_url, settings.data_dir)
-        self.recorder = Recorder(self.database)
+        self.database = Database(settings.database_url, settings.data_dir, settings.database_pool_size)
+        self.recorder = Recorder(
+            self.database,
+            Backlog(settings.data_dir / "journal", settings.journal_max_bytes),
+            settings.durability,
+            settings.database_timeout_seconds,
+        )
         self._engine: Engine | None = None
         self._chat_format: ChatFormat | None = None
         self._prompt_templates: PromptTemplates | None = None
@@ -107,15 +119,14 @@ class Lifecycle:
             # In a step that is too short to be interrupted.
             raise StartInterrupted
         self._generations = Generations(self._engine, self.recorder, settings.commit_wait_seconds)
-        metrics.ROWS_WAITING.set_function(lambda: self.recorder.depth)
-        metrics.ROWS_LOST.set_function(lambda: self.recorder.rows_lost)
+        metrics.watch_rows(self.recorder)
 
     async def _start_database(self) -> None:
         where = "the given server" if self.settings.database_url else "embedded"
         async with Step(f"Starting the database (PostgreSQL, {where})"):
             await self._interruptible(self.database.connect())
             await self._interruptible(self.database.check_schema())
-        self.recorder.start()
+            await self.recorder.start()
 
     async def _model_folder(self) -> Path:
         if self.settings.engine == "simulated":
@@ -164,20 +175,18 @@ class Lifecycle:
             last_first.push_async_callback(self.recorder.stop, FLUSH_SECONDS)
             await self.drain()
 
-    async def problems(self) -> list[str]:
-        """Why requests should not come now; empty when they may."""
-        found = []
+    async def health(self) -> Health:
+        """Whether requests may come now, and what is wrong."""
+        refusing = []
         if self.generations.draining:
-            found.append("The gateway is shutting down.")
+            refusing.append("The gateway is shutting down.")
         try:
             await self.engine.check()
         except EngineDead as error:
-            found.append(str(error))
-        try:
-            await self.database.check(PROBE_SECONDS)
-        except DatabaseUnavailable as error:
-            found.append(str(error))
-        return found
+            refusing.append(str(error))
+        if self.recorder.refusing is not None:
+            refusing.append(self.recorder.refusing)
+        return Health(not refusing, refusing + self.recorder.problems)
 
 
 def lifecycle_of(request: Request) -> Lifecycle:

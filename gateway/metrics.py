@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from persistence.recorder import Recorder
+
 REQUESTS = Counter(
     "gateway_requests", "Requests that reached the engine, by how they ended.", ["endpoint", "outcome"]
 )
@@ -23,5 +25,26 @@ TOKENS = Counter("gateway_tokens", "Tokens, as the engine counts them.", ["kind"
 PROMPT_TOKENS, COMPLETION_TOKENS, CACHED_TOKENS = (
     TOKENS.labels(kind) for kind in ("prompt", "completion", "cached")
 )
-ROWS_WAITING = Gauge("gateway_rows_waiting", "Rows not committed yet.")
+ROWS_WAITING = Gauge("gateway_rows_waiting", "Rows neither in PostgreSQL nor in the journal yet.")
+ROWS_LAG = Gauge("gateway_rows_lag_seconds", "How long the oldest row that is not in PostgreSQL has waited.")
 ROWS_LOST = Gauge("gateway_rows_lost", "Rows that could not be written. Must stay 0.")
+ROWS_REDUCED = Gauge("gateway_rows_reduced", "Rows that PostgreSQL has without a value that it refused.")
+JOURNAL_ROWS = Gauge(
+    "gateway_journal_rows", "Records in the local journal that PostgreSQL does not have yet."
+)
+JOURNAL_BYTES = Gauge("gateway_journal_bytes", "Size of the local journal.")
+JOURNAL_DAMAGED = Gauge("gateway_journal_damaged", "Places of the journal that could not be read.")
+DATABASE_AWAY = Gauge("gateway_database_away", "1 while PostgreSQL takes no rows.")
+
+
+def watch_rows(recorder: Recorder) -> None:
+    """Let the gauges of rows show what ``recorder`` knows."""
+    backlog = recorder.backlog
+    ROWS_WAITING.set_function(lambda: recorder.depth)
+    ROWS_LAG.set_function(lambda: recorder.lag_seconds)
+    ROWS_LOST.set_function(lambda: recorder.rows_lost)
+    ROWS_REDUCED.set_function(lambda: recorder.rows_reduced)
+    JOURNAL_ROWS.set_function(lambda: backlog.rows)
+    JOURNAL_BYTES.set_function(lambda: backlog.bytes)
+    JOURNAL_DAMAGED.set_function(lambda: backlog.damaged)
+    DATABASE_AWAY.set_function(lambda: recorder.away is not None)

@@ -11,7 +11,7 @@ from adapters.chat_format import Reader
 from engine.base import GenerationRequest, ToolCall
 from gateway import metrics
 from gateway.choice import Choice
-from persistence.recorder import MessageRow
+from persistence.message_row import MessageRow
 
 log = logging.getLogger("gateway.generation")
 
@@ -68,11 +68,12 @@ class PromptAnswer:
         row.finish_reason = first.end_reason if completed else ended
         row.response = first.text
         if first.tool_calls:
-            row.meta_data["tool_calls"] = call_fields(first.tool_calls)
+            row.details["tool_calls"] = call_fields(first.tool_calls)
         if len(self.choices) > 1:
-            row.meta_data["choices"] = [choice_fields(choice, ended) for choice in self.choices]
+            row.meta_data["choices"] = [choice_counts(choice, ended) for choice in self.choices]
+            row.details["choices"] = [choice_text(choice) for choice in self.choices]
         if first.queue_seconds is not None:
-            row.meta_data["queue_ms"] = round(first.queue_seconds * 1000, 3)
+            row.queue_ms = round(first.queue_seconds * 1000, 3)
         row.prompt_tokens, row.cached_tokens = self.prompt_tokens, self.cached_tokens
         row.completion_tokens = self.completion_tokens
         if row.status == "error":
@@ -86,16 +87,20 @@ class PromptAnswer:
         metrics.CACHED_TOKENS.inc(row.cached_tokens)
 
 
-def choice_fields(choice: Choice, ended: str) -> dict[str, Any]:
-    """One of several choices, for the row's meta_data."""
-    fields: dict[str, Any] = {
-        "response": choice.text,
+def choice_counts(choice: Choice, ended: str) -> dict[str, Any]:
+    """How one of several choices ended, for the row's meta_data."""
+    return {
         "finish_reason": choice.end_reason or ended,
         "completion_tokens": choice.completion_tokens,
     }
+
+
+def choice_text(choice: Choice) -> dict[str, Any]:
+    """What one of several choices says, for the row's details."""
+    fields: dict[str, Any] = {"response": choice.text}
     return fields | ({"tool_calls": call_fields(choice.tool_calls)} if choice.tool_calls else {})
 
 
 def call_fields(calls: Sequence[ToolCall]) -> list[dict[str, str]]:
-    """Calls, for the row's meta_data."""
+    """Calls, for the row's details."""
     return [{"name": call.name, "arguments": call.arguments} for call in calls]

@@ -33,15 +33,16 @@ class SchemaMismatch(Exception):
 
 
 class Database:
-    """One pool of connections.
+    """One pool of at most ``pool_size`` connections.
 
     ``url`` is a libpq URL (``postgresql://user@host/name?sslmode=verify-full&...``), taken by asyncpg
     itself, so its TLS options and the PG* environment variables mean what they mean for libpq. Without
     one the embedded server below ``data_dir`` is started, and stopped by ``close``.
     """
 
-    def __init__(self, url: str | None, data_dir: Path) -> None:
+    def __init__(self, url: str | None, data_dir: Path, pool_size: int = POOL_SIZE) -> None:
         self._url = url
+        self._pool_size = pool_size
         self._embedded = EmbeddedPostgres(data_dir) if url is None else None
         self._engine: AsyncEngine | None = None
         self._connector: Callable[[], Awaitable[asyncpg.Connection]] | None = None
@@ -63,7 +64,7 @@ class Database:
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._connector,
-            pool_size=POOL_SIZE,
+            pool_size=self._pool_size,
             max_overflow=0,
             pool_pre_ping=True,
             json_serializer=json_to_column,

@@ -1,13 +1,20 @@
-"""The recorder: rows on their way to PostgreSQL, many in one transaction.
+"""The recorder: rows on their way to PostgreSQL, many in one transaction, whatever happens to it.
 
-A request ``begin``s its row without waiting and ``close``s it before the last byte of its answer; a
-close returns when its row is committed. All rows that wait are written in one transaction, so the
-price of a close is one commit, however many close at once. A begun row is written as ``running`` when
-it has been open for BEGIN_LINGER_SECONDS, so a short request costs one write.
+A request ``begin``s its row without waiting and ``close``s it before the last byte of its answer; a close
+returns when its row is durable: committed in PostgreSQL, or fsynced in the local journal while that is
+away. All rows that wait are written in one transaction, so the price of a close is one commit, however
+many close at once. A begun row is written as ``running`` when it has been open for BEGIN_LINGER_SECONDS,
+so a short request costs one write.
 
-Nothing is forgotten before it is written: while PostgreSQL is away the rows stay here, the write is
-tried again with a growing pause, and ``full`` tells the gateway to admit nothing more. (What a crash
-of the gateway would lose then is for the journal to keep, which stands here as a seam only.)
+::
+
+    begin, close ──> waiting ──> PostgreSQL      (RowWriter)
+                        │            ^
+                        │ away       │ back: in its order, between the new ones
+                        └──> journal ┘           (Backlog)
+
+Nothing is forgotten before it is written: where neither takes a row it stays here and both are tried
+again, and ``refusing`` tells the gateway to admit nothing more.
 """
 
 from __future__ import annotations
@@ -15,241 +22,352 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from operator import attrgetter
-from typing import Any
+from typing import Literal
 from uuid import UUID
 
-import asyncpg
-from uuid_utils.compat import uuid7
+from persistence.backlog import Backlog
+from persistence.database import Database
+from persistence.journal import JournalUnavailable
+from persistence.message_row import MessageRow, Record, encoded
+from persistence.row_writer import DatabaseAway, RowWriter
 
-from persistence.database import Database, first_line
-from persistence.exact_text import json_to_column, to_column
-from persistence.tables import message
+log = logging.getLogger("gateway.rows")
 
-log = logging.getLogger("gateway.recorder")
+Durability = Literal["commit", "async", "strict"]
 
 BEGIN_LINGER_SECONDS = 0.1
-WRITE_SECONDS = 30.0
+# With durability async an ended row may wait so long for others to be written with.
+ASYNC_SECONDS = 0.2
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 2.0
+# How often an idle gateway asks PostgreSQL whether it is there.
+CHECK_SECONDS = 2.0
 MOST_ROWS = 10_000
 ROWS_PER_TRANSACTION = 500
-
-# What PostgreSQL, or the driver for it, says of a value; anything else is a failure of the connection.
-_REFUSED = (
-    asyncpg.DataError,
-    asyncpg.IntegrityConstraintViolationError,
-    # As a value too long for an index.
-    asyncpg.ProgramLimitExceededError,
-)
+# Encoding more text than this takes milliseconds, and every stream would wait for it.
+THREAD_CHARACTERS = 200_000
 
 
 @dataclass(slots=True, eq=False)
-class MessageRow:
-    """One row of the message table; the columns are described there. Times are milliseconds."""
+class Batch:
+    """Rows that become durable together; ``kept`` then has the ids of those that were refused."""
 
-    endpoint: str
-    model: str
-    request_id: str
-    query: str
-    chat_type: str
-    conversation_id: str | None = None
-    meta_data: dict[str, Any] = field(default_factory=dict)
-    id: UUID = field(default_factory=uuid7)
-    create_time: datetime = field(default_factory=lambda: datetime.now(UTC))
-    status: str = "running"
-    finish_reason: str | None = None
-    response: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    ttft_ms: float | None = None
-    duration_ms: float | None = None
-    error: str | None = None
+    since: float
+    kept: asyncio.Future[frozenset[UUID]]
+    rows: dict[UUID, MessageRow] = field(default_factory=dict)
 
-
-# What is known only at the end.
-_CLOSED = (
-    "status", "finish_reason", "response", "prompt_tokens", "completion_tokens", "cached_tokens",
-    "ttft_ms", "duration_ms", "error", "meta_data",
-)  # fmt: skip
-_COLUMNS = [field.name for field in fields(MessageRow)]
-# Only names of our own go into the statement.
-_WRITE = (
-    f"INSERT INTO {message.name} ({', '.join(_COLUMNS)})"  # noqa: S608
-    f" VALUES ({', '.join(f'${number}' for number in range(1, len(_COLUMNS) + 1))})"
-    f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _CLOSED)}"
-)
-_values = attrgetter(*_COLUMNS)
-# Where a row's values need more than the driver does.
-_META_DATA = _COLUMNS.index("meta_data")
-_TEXTS = [_COLUMNS.index(name) for name in ("conversation_id", "query", "response", "error", "request_id")]
-
-
-def encoded(row: MessageRow) -> list[Any]:
-    """The values of ``row`` as the driver takes them, in the order of the columns.
-
-    Raises asyncpg.DataError for ``meta_data`` that is not JSON.
-    """
-    values: list[Any] = list(_values(row))
-    try:
-        values[_META_DATA] = json_to_column(row.meta_data)
-    except (TypeError, ValueError) as error:
-        raise asyncpg.DataError(f"meta_data is not JSON: {error}") from error
-    for index in _TEXTS:
-        if values[index] is not None:
-            values[index] = to_column(values[index])
-    return values
+    @property
+    def full(self) -> bool:
+        """Whether the next row belongs to another one."""
+        return len(self.rows) >= ROWS_PER_TRANSACTION
 
 
 class Recorder:
-    """The one writer of message rows; lives between ``start`` and ``stop``."""
+    """The one writer of message rows; lives between ``start`` and ``stop``.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    PostgreSQL is away when a write takes longer than ``timeout_seconds``.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        backlog: Backlog,
+        durability: Durability = "commit",
+        timeout_seconds: float = 2.0,
+    ) -> None:
+        self._writer = RowWriter(database, timeout_seconds, self._suspect)
+        self._backlog = backlog
+        self._durability = durability
         self._begun: dict[UUID, tuple[float, MessageRow]] = {}
-        self._closed: dict[UUID, MessageRow] = {}
-        self._writing: dict[UUID, MessageRow] = {}
+        self._closed: deque[Batch] = deque()
+        self._writing: Batch | None = None
+        # The next rows are due without waiting for others.
+        self._hurry = False
+        self._stopping = False
         self._work = asyncio.Event()
-        # Of the next transactions: gives the rows of them that were refused.
-        self._commit: asyncio.Future[set[UUID]] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._connection: asyncpg.Connection | None = None
-        self.rows_written = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._look = asyncio.Event()
+        self._caught_up = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._away: str | None = None
+        self._journal_problem: str | None = None
         self.rows_lost = 0
 
     @property
     def depth(self) -> int:
-        """Rows that are known here and not committed yet."""
-        return len(self._begun) + len(self._closed) + len(self._writing)
+        """Rows that are known here and neither in PostgreSQL nor in the journal."""
+        writing = len(self._writing.rows) if self._writing is not None else 0
+        return len(self._begun) + sum(len(batch.rows) for batch in self._closed) + writing
 
     @property
-    def full(self) -> bool:
-        """So many rows wait that no new request may be admitted."""
-        return self.depth >= MOST_ROWS
+    def backlog(self) -> Backlog:
+        """The rows in the journal."""
+        return self._backlog
 
-    def start(self) -> None:
-        """Start writing. Needs a running event loop and a connected database."""
-        self._commit = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._run(), name="recorder")
+    @property
+    def rows_written(self) -> int:
+        """Records that PostgreSQL has committed."""
+        return self._writer.rows_written
+
+    @property
+    def rows_reduced(self) -> int:
+        """Rows that PostgreSQL refused as they were, and has without what it refused."""
+        return self._writer.rows_reduced
+
+    @property
+    def lag_seconds(self) -> float:
+        """How long the oldest row that is not in PostgreSQL has waited."""
+        since = [batch.since for batch in (self._writing, *self._closed) if batch is not None]
+        since += [began for began, _ in islice(self._begun.values(), 1)]
+        now = asyncio.get_running_loop().time()
+        return max(self._backlog.age_seconds, now - min(since, default=now))
+
+    @property
+    def away(self) -> str | None:
+        """Why PostgreSQL is away, in one line; None while it is there."""
+        return self._away
+
+    @property
+    def problems(self) -> list[str]:
+        """What an operator should know, though requests may go on."""
+        found = []
+        if self._away is not None:
+            found.append(f"PostgreSQL: {self._away}; {self._backlog.rows} rows in the journal")
+        if self._journal_problem is not None:
+            found.append(f"The journal: {self._journal_problem}")
+        return found
+
+    @property
+    def refusing(self) -> str | None:
+        """Why no new request may be admitted, for its client; None where it may."""
+        if self.depth >= MOST_ROWS:
+            return "Too many rows wait for the database."
+        if self._away is None:
+            return None
+        if self._durability == "strict":
+            return "The database is away."
+        if self._journal_problem is not None:
+            return "The database is away, and the local journal can't be written."
+        return "The database is away, and the local journal is full." if self._backlog.full else None
+
+    async def start(self) -> None:
+        """Start writing; what an earlier life left in the journal goes first. Raises DatabaseAway."""
+        try:
+            await self._backlog.open()
+        except JournalUnavailable as error:
+            self._journal_failed(error)
+        await self._writer.check()
+        self._look.set()
+        self._tasks = [
+            asyncio.create_task(self._write_all(), name="recorder"),
+            asyncio.create_task(self._look_after_database(), name="recorder-database"),
+        ]
 
     def begin(self, row: MessageRow) -> None:
         """Take a new row; does not wait."""
         self._begun[row.id] = (asyncio.get_running_loop().time(), row)
+        self._idle.clear()
         self._work.set()
 
     async def close(self, row: MessageRow, timeout_seconds: float) -> bool:
-        """Take a row's last state and wait until it is committed.
+        """Take a row's last state and wait until it is durable; with durability async, don't wait.
 
         False when it was not within ``timeout_seconds``; it is still written as soon as possible. False
-        also when PostgreSQL refuses a value of it; it is lost then.
+        also when PostgreSQL refuses even what was left of it; it is lost then.
         """
+        batch = self._batch()
         self._begun.pop(row.id, None)
-        self._closed[row.id] = row
+        batch.rows[row.id] = row
+        self._idle.clear()
         self._work.set()
-        assert self._commit is not None, "the recorder has not been started"
+        if self._durability == "async":
+            return True
         try:
             async with asyncio.timeout(timeout_seconds):
-                return row.id not in await asyncio.shield(self._commit)
+                return row.id not in await asyncio.shield(batch.kept)
         except TimeoutError:
             return False
 
+    async def caught_up(self, timeout_seconds: float) -> bool:
+        """Wait until PostgreSQL has all rows that are closed by now; False when it has not in time, or is
+        away."""
+        waiting = [batch.kept for batch in (self._writing, *self._closed) if batch is not None]
+        self._hurry = True
+        self._work.set()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                if waiting:
+                    await asyncio.wait(waiting)
+                if self._away is None:
+                    await self._caught_up.wait()
+        except TimeoutError:
+            return False
+        return self._away is None
+
     async def stop(self, timeout_seconds: float) -> None:
         """Write what is left, for at most ``timeout_seconds``, then end."""
-        task, self._task = self._task, None
-        if task is None:
+        tasks, self._tasks = self._tasks, []
+        if not tasks:
             return
+        self._stopping = True
+        self._work.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
-                while self.depth:
-                    self._work.set()
-                    await asyncio.sleep(BEGIN_LINGER_SECONDS / 2)
+                await self._idle.wait()
+                while self._away is None and not self._caught_up.is_set():
+                    self._look.set()
+                    await asyncio.sleep(FIRST_RETRY_SECONDS)
         if self.depth:
             self.rows_lost += self.depth
             log.error("%d rows could not be written before the end", self.depth)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        self._drop_connection()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._writer.close()
+        await self._backlog.close()
+        if self._backlog.rows:
+            log.warning("%d rows stay in the journal for the next start", self._backlog.rows)
 
-    async def _run(self) -> None:
+    def _batch(self) -> Batch:
+        """The one that the next closed row belongs to."""
+        if not self._closed or self._closed[-1].full:
+            self._closed.append(self._new_batch())
+        return self._closed[-1]
+
+    def _new_batch(self) -> Batch:
         loop = asyncio.get_running_loop()
-        while True:
-            await self._work.wait()
-            if not self._closed and self._begun:
-                began, _ = next(iter(self._begun.values()))
-                if (pause := began + BEGIN_LINGER_SECONDS - loop.time()) > 0:
-                    self._work.clear()
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(pause):
-                            await self._work.wait()
-            commit, self._commit = self._commit, loop.create_future()
-            self._take(loop.time() - BEGIN_LINGER_SECONDS)
-            refused = await self._write_until_done()
-            assert commit is not None
-            commit.set_result(refused)
-            if self._closed or self._begun:
-                self._work.set()
-            else:
-                self._work.clear()
+        return Batch(loop.time(), loop.create_future())
 
-    def _take(self, begun_before: float) -> None:
-        """Move the rows of the next transaction to ``_writing``."""
-        self._writing, self._closed = self._closed, {}
-        while self._begun:
+    async def _write_all(self) -> None:
+        while True:
+            self._writing = batch = await self._next_batch()
+            refused = frozenset(batch.rows)
+            try:
+                refused = await self._keep(batch)
+            except Exception:
+                log.exception("%d rows are lost", len(batch.rows))
+            self.rows_lost += sum(batch.rows[id_].status != "running" for id_ in refused)
+            batch.kept.set_result(refused)
+            self._writing = None
+            if self.depth == 0:
+                self._idle.set()
+
+    async def _next_batch(self) -> Batch:
+        """The next rows, as soon as some are due."""
+        while (pause := self._due_in_seconds()) is None or pause > 0:
+            self._work.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._work.wait()
+        batch = self._closed.popleft() if self._closed else self._new_batch()
+        self._hurry = self._hurry and bool(self._closed)
+        begun_before = asyncio.get_running_loop().time() - self._linger_seconds
+        while self._begun and not batch.full:
             began, row = next(iter(self._begun.values()))
             if began > begun_before:
                 break
             del self._begun[row.id]
-            self._writing[row.id] = row
+            batch.rows[row.id] = row
+        return batch
 
-    async def _write_until_done(self) -> set[UUID]:
-        """Gives the rows that PostgreSQL refused; the others are committed."""
-        refused: set[UUID] = set()
+    @property
+    def _linger_seconds(self) -> float:
+        return 0.0 if self._stopping else BEGIN_LINGER_SECONDS
+
+    def _due_in_seconds(self) -> float | None:
+        """None where nothing is."""
+        now = asyncio.get_running_loop().time()
+        if self._closed:
+            first = self._closed[0]
+            at_once = self._durability != "async" or self._hurry or self._stopping or first.full
+            return 0.0 if at_once else first.since + ASYNC_SECONDS - now
+        for began, _ in self._begun.values():
+            return began + self._linger_seconds - now
+        return None
+
+    async def _keep(self, batch: Batch) -> frozenset[UUID]:
+        """Make rows durable, here or there, however long it takes; gives those that were refused."""
+        records = await self._encoded(list(batch.rows.values()))
         pause = FIRST_RETRY_SECONDS
-        size = ROWS_PER_TRANSACTION
-        while self._writing:
-            rows = list(islice(self._writing.values(), size))
+        while True:
+            if self._away is None:
+                try:
+                    return frozenset(record.id for record in await self._writer.write(records))
+                except DatabaseAway as error:
+                    self._leave(error)
             try:
-                await self._write(rows)
-            except _REFUSED as error:
-                if len(rows) > 1:
-                    # Find the one that PostgreSQL refuses, so that the others are kept.
-                    size = 1
-                    continue
-                # A row is written when it begins and when it ends; the end is what counts.
-                self.rows_lost += rows[0].status != "running"
-                refused.add(rows[0].id)
-                log.error("row %s can't be written: %s", rows[0].id.hex, first_line(error))
-            except Exception as error:
-                log.warning("%d rows wait for PostgreSQL: %s", self.depth, first_line(error))
+                await self._backlog.keep(records)
+            except JournalUnavailable as error:
+                self._journal_failed(error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LAST_RETRY_SECONDS)
-                continue
-            for row in rows:
-                del self._writing[row.id]
-        return refused
+            else:
+                self._journal_problem = None
+                return frozenset()
 
-    async def _write(self, rows: Iterable[MessageRow]) -> None:
-        values = [encoded(row) for row in rows]
+    async def _encoded(self, rows: Sequence[MessageRow]) -> list[Record]:
+        gateway_id = self._writer.gateway_id
+
+        def encode() -> list[Record]:
+            return [encoded(row, gateway_id) for row in rows]
+
+        heavy = sum(len(row.query) + len(row.response) for row in rows) > THREAD_CHARACTERS
+        return await asyncio.to_thread(encode) if heavy else encode()
+
+    async def _look_after_database(self) -> None:
+        """Notice that it is away before a row has to, and that it is back; then write the journal's rows."""
+        pause = FIRST_RETRY_SECONDS
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_SECONDS if self._away is None else pause):
+                    await self._look.wait()
+            self._look.clear()
+            try:
+                await self._catch_up()
+                pause = FIRST_RETRY_SECONDS
+            except DatabaseAway as error:
+                self._leave(error)
+                self._look.clear()
+                pause = min(pause * 2, LAST_RETRY_SECONDS)
+
+    async def _catch_up(self) -> None:
+        await self._writer.check()
         try:
-            async with asyncio.timeout(WRITE_SECONDS):
-                if self._connection is None:
-                    self._connection = await self._database.connection()
-                # One round trip, and one transaction, for all of them.
-                await self._connection.executemany(_WRITE, values)
-        except _REFUSED:
-            raise
-        except BaseException:
-            # In an unknown state, or gone.
-            self._drop_connection()
-            raise
-        self.rows_written += len(values)
+            while not await self._backlog.replay(self._write_again):
+                pass
+        except JournalUnavailable as error:
+            self._journal_failed(error)
+        self._come_back()
+        self._caught_up.set()
 
-    def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
+    async def _write_again(self, records: Sequence[Record]) -> None:
+        self.rows_lost += sum(record.closed for record in await self._writer.write(records))
+        # Not before: a PostgreSQL that answers may still be unable to write.
+        self._come_back()
+
+    def _suspect(self) -> None:
+        """PostgreSQL has ended the connection."""
+        self._look.set()
+
+    def _leave(self, error: DatabaseAway) -> None:
+        if self._away is None:
+            log.warning("PostgreSQL is away, rows go to the journal: %s", error)
+            # What was wrong with it before may be so no more.
+            self._journal_problem = None
+            self._look.set()
+        self._away = str(error)
+        self._caught_up.clear()
+
+    def _come_back(self) -> None:
+        if self._away is not None:
+            self._away = None
+            log.warning("PostgreSQL is back, %d rows in the journal", self._backlog.rows)
+
+    def _journal_failed(self, error: JournalUnavailable) -> None:
+        if self._journal_problem is None:
+            log.error("the journal can't be written: %s", error)
+        self._journal_problem = str(error)

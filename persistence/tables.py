@@ -1,46 +1,122 @@
-"""The tables, as the program sees them; ``migrations/`` makes them."""
+"""The tables, as the program sees them; ``migrations/`` makes them, ``partitions`` their partitions.
+
+A request is two rows with one id: ``message``, which counts, and ``message_content``, which has the text.
+They are written by one statement, so there is no foreign key between them; sums never read text, and text
+can go before its counts do. The view ``message_full`` shows both.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import Column, DateTime, Float, Index, Integer, MetaData, Table, Text, Uuid, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import (
+    Column,
+    Date,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Sequence,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import BIGINT, JSONB
 
 from persistence.exact_text import ExactText
 
 metadata = MetaData()
+
+user = Table(
+    "user",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("username", Text, nullable=False, unique=True),
+    Column("password_hash", Text, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+)
+
+conversation = Table(
+    "conversation",
+    metadata,
+    # As the client names it; a name that is not known yet makes a row.
+    Column("id", ExactText, primary_key=True),
+    Column("user_id", Uuid, ForeignKey("user.id", ondelete="CASCADE")),
+    Column("name", ExactText, nullable=False, server_default=""),
+    Column("chat_type", Text, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+    Index("conversation_user", "user_id", "create_time", postgresql_where=text("user_id IS NOT NULL")),
+)
 
 message = Table(
     "message",
     metadata,
     # UUIDv7: ordered by time.
     Column("id", Uuid, primary_key=True),
-    Column("conversation_id", ExactText),
+    Column("conversation_id", ExactText, ForeignKey("conversation.id", ondelete="SET NULL")),
     Column("chat_type", Text, nullable=False),
-    Column("query", ExactText, nullable=False),
-    Column("response", ExactText, nullable=False, server_default=""),
-    Column("meta_data", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    # -1: none given yet.
-    Column("feedback_score", Integer, nullable=False, server_default="-1"),
-    Column("feedback_reason", ExactText, nullable=False, server_default=""),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("endpoint", Text, nullable=False),
     Column("model", Text, nullable=False),
-    # running, completed, cancelled, timeout, error or shutdown.
+    Column("request_id", ExactText, nullable=False),
+    # The life of a gateway that writes the row, see liveness.
+    Column("gateway_id", Integer, nullable=False),
+    # running, completed, cancelled, timeout, error, shutdown or lost.
     Column("status", Text, nullable=False),
-    # stop, length or tool_calls, or the status where it is not completed.
+    # stop, length or tool_calls where completed, else the status.
     Column("finish_reason", Text),
     Column("prompt_tokens", Integer, nullable=False, server_default="0"),
     Column("completion_tokens", Integer, nullable=False, server_default="0"),
     Column("cached_tokens", Integer, nullable=False, server_default="0"),
+    Column("queue_ms", Float),
     Column("ttft_ms", Float),
     Column("duration_ms", Float),
     Column("error", ExactText),
-    Column("request_id", ExactText, nullable=False),
+    Column("meta_data", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    # -1: none given yet.
+    Column("feedback_score", Integer, nullable=False, server_default="-1"),
+    Column("feedback_reason", ExactText, nullable=False, server_default=""),
+    # The last turns of a conversation.
     Index(
         "message_conversation",
         "conversation_id",
         "id",
         postgresql_where=text("conversation_id IS NOT NULL"),
     ),
+    # What a dead gateway left.
+    Index("message_running", "gateway_id", postgresql_where=text("status = 'running'")),
+    postgresql_partition_by="RANGE (id)",
 )
-"""One row for each request that reached the engine."""
+"""One row for each request that reached the engine; a partition for each month of UTC."""
+
+message_content = Table(
+    "message_content",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("query", ExactText, nullable=False),
+    Column("response", ExactText, nullable=False),
+    # All messages of the request, where they are more than the query.
+    Column("messages", JSONB),
+    # Further text: tools, history, the answer's tool_calls, the choices of n.
+    Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    postgresql_partition_by="RANGE (id)",
+)
+"""The text of a message; a partition for each day of UTC. None where the content policy keeps no text."""
+
+usage_by_day = Table(
+    "usage_by_day",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("endpoint", Text, primary_key=True),
+    Column("status", Text, primary_key=True),
+    Column("requests", BIGINT, nullable=False),
+    Column("prompt_tokens", BIGINT, nullable=False),
+    Column("completion_tokens", BIGINT, nullable=False),
+    Column("cached_tokens", BIGINT, nullable=False),
+)
+"""The sums of months whose rows were dropped."""
+
+gateway_id = Sequence("gateway_id_seq", data_type=Integer, metadata=metadata, cycle=True)
+"""One number for each life of a gateway."""

@@ -38,7 +38,7 @@ SAMPLING_FIELDS = set(SamplingFields.model_fields) | {
 }
 
 # Who asked, what for, and after what, as the client says it.
-LABEL_FIELDS = {"user", "safety_identifier", "metadata", "history", "prompt_name"}
+LABEL_FIELDS = {"user", "safety_identifier", "metadata", "prompt_name"}
 
 Label = Annotated[str, StringConstraints(max_length=512)]
 
@@ -119,8 +119,12 @@ class Body(SamplingFields, ChatchatFields):
         return self.model_dump(include=SAMPLING_FIELDS, exclude_none=True, by_alias=True)
 
     def label_fields(self) -> dict[str, Any]:
-        """Who asked, what for, and after what, for the row."""
+        """Who asked, and what for, for the row."""
         return self.model_dump(include=LABEL_FIELDS, exclude_none=True)
+
+    def history_fields(self) -> dict[str, Any]:
+        """After what, as the client sent it, for the row."""
+        return self.model_dump(include={"history"}, exclude_none=True)
 
     def refused_field(self) -> tuple[str, Refusal] | None:
         """A field whose value asks for what is not honoured, and why."""

@@ -32,7 +32,7 @@ from gateway.prompting import (
 )
 from gateway.routes.body import read
 from gateway.sse import EventStream, timing_headers
-from persistence.recorder import MessageRow
+from persistence.message_row import MessageRow
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
@@ -89,8 +89,8 @@ async def chat_completions(request: Request) -> Response:
     row = new_row(request, lifecycle, body, last_query, "llm_chat")
     row.meta_data = asked_fields(body)
     if len(body.messages) > 1 or body.messages[0].role != "user":
-        row.meta_data["messages"] = [message.stored_fields() for message in body.messages]
-    row.meta_data |= body.tool_fields()
+        row.messages = [message.stored_fields() for message in body.messages]
+    row.details = body.history_fields() | body.tool_fields()
     prompt = await chat_prompt(lifecycle.chat_format, body, conversation)
     asked = Asked(prompt, conversation.messages, body.echoed, row)
     return await answered(request, lifecycle, body, [asked], CHAT)
@@ -107,9 +107,9 @@ async def completions(request: Request) -> Response:
     for place, given in enumerate(body.prompts):
         prompt, text = await completion_prompt(lifecycle.chat_format, body, lifecycle.prompt_templates, given)
         row = new_row(request, lifecycle, body, given if isinstance(given, str) else text, "completion")
-        row.meta_data = dict(shared)
+        row.meta_data, row.details = dict(shared), body.history_fields()
         if not isinstance(given, str):
-            row.meta_data["prompt_token_ids"] = given
+            row.details["prompt_token_ids"] = given
         if len(body.prompts) > 1:
             row.meta_data["answer"] = {"id": (asked[0].row if asked else row).id.hex, "prompt": place}
         if body.only_prompt:
@@ -131,7 +131,7 @@ def new_row(request: Request, lifecycle: Lifecycle, body: Body, query: str, chat
 
 
 def asked_fields(body: Body) -> dict[str, Any]:
-    """What was asked for beside the prompt, for the row's meta_data."""
+    """What was asked for beside all text, for the row's meta_data."""
     return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields()
 
 

@@ -18,11 +18,14 @@ async def live() -> dict[str, str]:
 
 @router.get("/health/ready", summary="May requests come?")
 async def ready(request: Request, response: Response) -> dict[str, object]:
-    """503 while draining, and while the engine or the database is away; says which."""
-    problems = await lifecycle_of(request).problems()
-    if problems:
+    """503 while requests are refused: draining, the engine gone, rows that nothing takes. While they are
+    taken although something is wrong, as PostgreSQL being away, `status` is `degraded`; `problems` says what.
+    """
+    health = await lifecycle_of(request).health()
+    if not health.ready:
         response.status_code = 503
-    return {"status": "not ready" if problems else "ready", "problems": problems}
+    status = "not ready" if not health.ready else "degraded" if health.problems else "ready"
+    return {"status": status, "problems": health.problems}
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)

@@ -79,7 +79,7 @@ class Gateway:
         return found
 
     def rows(self, where: str = "true", *values: object) -> list[dict[str, Any]]:
-        """Rows of the message table, decoded, oldest first."""
+        """Rows with their text, decoded, oldest first."""
         socket_dir = (self.data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[4]
         return rows(f"postgresql://postgres@/postgres?host={socket_dir}", where, *values)
 
@@ -90,12 +90,12 @@ class Gateway:
 
 
 def rows(url: str, where: str = "true", *values: object) -> list[dict[str, Any]]:
-    """Rows of the message table behind ``url``."""
+    """Rows behind ``url``, with their text."""
 
     async def fetch() -> list[dict[str, Any]]:
         connection = await asyncpg.connect(url)
         try:
-            found = await connection.fetch(f"SELECT * FROM message WHERE {where} ORDER BY id", *values)
+            found = await connection.fetch(f"SELECT * FROM message_full WHERE {where} ORDER BY id", *values)
         finally:
             await connection.close()
         return [decoded(dict(record)) for record in found]
@@ -104,7 +104,9 @@ def rows(url: str, where: str = "true", *values: object) -> list[dict[str, Any]]
 
 
 def decoded(record: dict[str, Any]) -> dict[str, Any]:
-    record["meta_data"] = json_from_column(record["meta_data"])
+    for name in ("meta_data", "messages", "details"):
+        if record[name] is not None:
+            record[name] = json_from_column(record[name])
     for name in ("query", "response", "error", "request_id"):
         if record[name] is not None:
             record[name] = from_column(record[name])

@@ -54,7 +54,7 @@ def test_a_history_comes_before_the_messages(templated: Gateway, sdk: openai.Ope
     assert answer.usage.prompt_tokens == len("1{{ input }}" + "2" + "Q")
     row = templated.row(answer.id)
     assert (row["query"], row["conversation_id"]) == ("Q", "c1")
-    assert row["meta_data"]["history"] == HISTORY
+    assert row["details"]["history"] == HISTORY
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def both(client: openai.OpenAI, served: Gateway, **asked_for: Any) -> Any:
         assert row["response"] == streamed.text
         assert row["completion_tokens"] == whole.usage.completion_tokens
         assert row["prompt_tokens"] == whole.usage.prompt_tokens
-        stored = [(one["name"], one["arguments"]) for one in row["meta_data"].get("tool_calls", [])]
+        stored = [(one["name"], one["arguments"]) for one in row["details"].get("tool_calls", [])]
         assert stored == calls or choice.message.function_call
     if choice.message.function_call:
         assert streamed.function_call == (

@@ -120,7 +120,7 @@ def test_a_streamed_chat_is_the_whole_one_for_every_combination(
     (row,) = simulated.rows("id = $1::text::uuid", one["id"].split("-")[1])
     assert row["response"] == one["choices"][0]["text"]
     assert row["completion_tokens"] == one["usage"]["completion_tokens"]
-    assert [choice["response"] for choice in row["meta_data"].get("choices", [])] == (
+    assert [choice["response"] for choice in row["details"].get("choices", [])] == (
         [choice["text"] for choice in one["choices"].values()] if asked.get("n", 1) > 1 else []
     )
 

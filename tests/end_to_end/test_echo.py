@@ -130,4 +130,4 @@ def test_a_whole_conversation_is_kept_with_its_row(simulated: Gateway, client: h
     answer = client.post("/v1/chat/completions", json={"messages": messages}).json()
     row = simulated.row(answer["id"])
     assert (row["query"], row["response"]) == ("Two?", "Two?")
-    assert row["meta_data"]["messages"] == messages
+    assert row["messages"] == messages

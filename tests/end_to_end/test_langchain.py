@@ -42,7 +42,7 @@ def test_a_conversation(simulated: Gateway) -> None:
     assert answer.response_metadata["finish_reason"] == "stop"
     row = simulated.row(answer.response_metadata["id"])
     assert row["response"] == TEXT
-    assert [one["role"] for one in row["meta_data"]["messages"]] == ["system", "user", "assistant", "user"]
+    assert [one["role"] for one in row["messages"]] == ["system", "user", "assistant", "user"]
 
 
 def test_a_batch_is_answered_in_its_order(simulated: Gateway) -> None:

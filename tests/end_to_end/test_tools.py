@@ -106,7 +106,7 @@ def both(client: openai.OpenAI, served: Gateway, **asked_for: Any) -> Any:
     assert finish_reason == whole.choices[0].finish_reason
     for id_ in (whole.id, chunks[0].id):
         row = served.row(id_)
-        stored = [[one["name"], one["arguments"]] for one in row["meta_data"].get("tool_calls", [])]
+        stored = [[one["name"], one["arguments"]] for one in row["details"].get("tool_calls", [])]
         assert (row["response"], stored, row["status"]) == (text, calls, "completed")
     return whole
 

@@ -20,7 +20,8 @@ from gateway.generation import Generation
 from gateway.generations import Generations
 from gateway.prompt_answer import Query
 from gateway.sse import EventStream
-from persistence.recorder import MessageRow, Recorder
+from persistence.message_row import MessageRow
+from persistence.recorder import Recorder
 from tests.strategies import echo_request
 
 AN_HOUR_MS = 3_600_000.0
@@ -30,7 +31,7 @@ ONE_IN_1000_SECONDS = 0.001
 class MemoryRecorder(Recorder):
     """Keeps rows in memory, and the order of things in ``events``."""
 
-    full = False
+    refusing: str | None = None
 
     def __init__(self, events: list[str]) -> None:
         self.events = events

@@ -16,7 +16,7 @@ from engine.base import Delta, EngineDead, EngineError, EngineOverloaded, Genera
 from engine.simulated import SimulatedEngine
 from gateway.errors import GatewayError, GenerationError, InvalidRequest, Unavailable
 from gateway.generation import Generation
-from persistence.recorder import MessageRow
+from persistence.message_row import MessageRow
 from tests.gateway.fakes import (
     AN_HOUR_MS,
     ONE_IN_1000_SECONDS,
@@ -153,10 +153,10 @@ async def test_nothing_is_admitted_while_draining() -> None:
     assert house.recorder.begun == []
 
 
-async def test_nothing_is_admitted_while_too_many_rows_wait() -> None:
+async def test_nothing_is_admitted_whose_row_could_not_be_kept() -> None:
     house = House()
-    house.recorder.full = True
-    with pytest.raises(Unavailable, match="rows wait") as refused:
+    house.recorder.refusing = "The local journal is full."
+    with pytest.raises(Unavailable, match="journal is full") as refused:
         async with opened(house, "abc"):
             pytest.fail("was let in")
     assert refused.value.code == "database_unavailable"

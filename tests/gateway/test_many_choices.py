@@ -51,8 +51,9 @@ async def test_each_prompt_leaves_a_row_with_all_its_choices(
     for row in house.recorder.closed:
         assert (row.status, row.finish_reason, row.response) == ("completed", "stop", row.query)
         assert (row.prompt_tokens, row.completion_tokens) == (len(row.query), n * len(row.query))
-        told = {"response": row.query, "finish_reason": "stop", "completion_tokens": len(row.query)}
-        assert row.meta_data.get("choices", []) == ([told] * n if n > 1 else [])
+        counted = {"finish_reason": "stop", "completion_tokens": len(row.query)}
+        assert row.meta_data.get("choices", []) == ([counted] * n if n > 1 else [])
+        assert row.details.get("choices", []) == ([{"response": row.query}] * n if n > 1 else [])
     assert len(house.generations) == 0
 
 
@@ -66,7 +67,7 @@ async def test_whoever_stops_early_leaves_exact_rows(prompts: list[str], n: int,
             await generation.next()
     assert len(house.recorder.closed) == len(prompts)
     for row in house.recorder.closed:
-        told = row.meta_data.get("choices") or [{"response": row.response}]
+        told = row.details.get("choices") or [{"response": row.response}]
         assert all(row.query.startswith(choice["response"]) for choice in told)
         assert row.completion_tokens == sum(len(choice["response"]) for choice in told)
         assert row.status in ("completed", "cancelled")
@@ -106,8 +107,8 @@ async def test_one_choice_that_breaks_fails_the_request_and_the_others_are_count
             await read(generation)
     row = house.recorder.row
     assert (row.status, row.error) == ("error", "inside")
-    assert row.completion_tokens == sum(len(choice["response"]) for choice in row.meta_data["choices"])
-    assert row.meta_data["choices"][broken - 1]["response"] == "a"
+    assert row.completion_tokens == sum(len(choice["response"]) for choice in row.details["choices"])
+    assert row.details["choices"][broken - 1]["response"] == "a"
     assert len(house.generations) == 0
 
 
@@ -161,7 +162,7 @@ async def test_a_cancelled_handler_settles_every_row_once() -> None:
         await task
     assert [row.status for row in house.recorder.closed] == ["shutdown"] * 2
     for row in house.recorder.closed:
-        told = [choice["response"] for choice in row.meta_data["choices"]]
+        told = [choice["response"] for choice in row.details["choices"]]
         assert row.completion_tokens == sum(map(len, told))
     assert len(house.generations) == 0
 

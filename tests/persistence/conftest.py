@@ -12,6 +12,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from persistence.backlog import Backlog
 from persistence.database import Database
 from persistence.embedded import EmbeddedPostgres
 from persistence.recorder import Recorder
@@ -69,16 +70,24 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
     database = Database(migrated_url, Path())
     await database.connect()
     async with database.engine.begin() as connection:
-        await connection.exec_driver_sql("TRUNCATE message")
+        await connection.exec_driver_sql("TRUNCATE message, message_content, conversation CASCADE")
     yield database
     await database.close()
 
 
 @pytest.fixture
-async def recorder(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Recorder]:
+def backlog(tmp_path: Path) -> Backlog:
+    """Empty; its recorder opens and closes it."""
+    return Backlog(tmp_path / "journal", most_bytes=2**30)
+
+
+@pytest.fixture
+async def recorder(
+    database: Database, backlog: Backlog, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Recorder]:
     """Started; tries again soon after a failure."""
     monkeypatch.setattr("persistence.recorder.FIRST_RETRY_SECONDS", 0.01)
-    recorder = Recorder(database)
-    recorder.start()
+    recorder = Recorder(database, backlog)
+    await recorder.start()
     yield recorder
     await recorder.stop(0)

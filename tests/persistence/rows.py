@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from persistence.database import Database
-from persistence.recorder import MessageRow
-from persistence.tables import message
+from persistence.message_row import MessageRow
+from persistence.tables import message, message_content
 from tests.strategies import json_values, texts
 
 int32 = st.integers(0, 2**31 - 1)
@@ -44,11 +44,14 @@ rows = st.builds(
     response=texts,
     conversation_id=st.none() | texts,
     meta_data=st.dictionaries(texts, json_values, max_size=4),
+    messages=st.none() | st.lists(st.dictionaries(texts, json_values, max_size=2), max_size=2),
+    details=st.dictionaries(texts, json_values, max_size=2),
     status=st.sampled_from(["completed", "cancelled", "error", "shutdown"]),
     finish_reason=st.sampled_from([None, "stop", "length", "cancelled"]),
     prompt_tokens=int32,
     completion_tokens=int32,
     cached_tokens=int32,
+    queue_ms=floats,
     ttft_ms=floats,
     duration_ms=floats,
     error=st.none() | texts,
@@ -56,10 +59,17 @@ rows = st.builds(
 
 
 async def stored(database: Database, ids: Iterable[UUID] | None = None) -> dict[UUID, dict[str, Any]]:
-    """The rows in the database, all of them or those of ``ids``."""
-    query = select(message) if ids is None else select(message).where(message.c.id.in_(list(ids)))
+    """The rows in the database with their text, all of them or those of ``ids``."""
+    text = [column for column in message_content.c if column.name != "id"]
+    query = select(message, *text).outerjoin(message_content, message.c.id == message_content.c.id)
+    if ids is not None:
+        query = query.where(message.c.id.in_(list(ids)))
     async with database.engine.connect() as connection:
-        return {row["id"]: dict(row) for row in (await connection.execute(query)).mappings()}
+        found = [dict(row) for row in (await connection.execute(query)).mappings()]
+    for row in found:
+        del row["gateway_id"]
+    assert len({row["id"] for row in found}) == len(found)
+    return {row["id"]: row for row in found}
 
 
 def expected(row: MessageRow) -> dict[str, Any]:

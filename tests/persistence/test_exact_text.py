@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from persistence.backlog import Backlog
 from persistence.database import Database
 from persistence.exact_text import ESCAPE, from_column, json_from_column, json_to_column, to_column
 from persistence.recorder import Recorder
@@ -51,9 +53,11 @@ def test_a_tuple_is_kept_as_a_list() -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(st.lists(rows, min_size=1, max_size=5))
-async def test_postgresql_gives_every_row_back_as_it_was(database: Database, written: list[Any]) -> None:
-    recorder = Recorder(database)
-    recorder.start()
+async def test_postgresql_gives_every_row_back_as_it_was(
+    database: Database, tmp_path: Path, written: list[Any]
+) -> None:
+    recorder = Recorder(database, Backlog(tmp_path, 2**30))
+    await recorder.start()
     for row in written:
         assert await recorder.close(row, 30)
     await recorder.stop(30)

@@ -1,35 +1,53 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-from collections.abc import Awaitable
+import os
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import asyncpg
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from persistence.backlog import Backlog
 from persistence.database import Database, DatabaseUnavailable
 from persistence.embedded import EmbeddedPostgres
-from persistence.recorder import MOST_ROWS, MessageRow, Recorder
+from persistence.message_row import MessageRow
+from persistence.recorder import MOST_ROWS, Recorder
+from persistence.row_writer import DatabaseAway
 from tests.persistence.rows import closed, expected, new_row, stored
 
 SECONDS = 30.0
 
 
-class Failing(Database):
-    """Gives out no connection so many times before it does."""
+class Unsteady(Database):
+    """Cuts its connections and gives out no more of them while it is ``away``."""
 
-    failures = 0
+    is_away = False
 
     async def connection(self) -> asyncpg.Connection:
-        if self.failures > 0:
-            self.failures -= 1
+        if self.is_away:
             raise DatabaseUnavailable("gone")
         return await super().connection()
+
+    async def leave(self) -> None:
+        self.is_away = True
+        async with self.engine.connect() as connection:
+            await connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'chatglm-gateway' AND pid <> pg_backend_pid()"
+            )
+
+    def come_back(self) -> None:
+        self.is_away = False
+
+
+@pytest.fixture
+async def unsteady(migrated_url: str, database: Database) -> Any:
+    unsteady = Unsteady(migrated_url, Path())
+    await unsteady.connect()
+    yield unsteady
+    await unsteady.close()
 
 
 async def transactions(database: Database) -> int:
@@ -39,12 +57,19 @@ async def transactions(database: Database) -> int:
         return int(found.scalar_one())
 
 
+async def until(recorder: Recorder, away: bool) -> None:
+    """PostgreSQL is known to be away, or to have everything."""
+    async with asyncio.timeout(SECONDS):
+        while (recorder.away is not None) != away or (not away and recorder.backlog.rows):
+            await asyncio.sleep(0.01)
+
+
 async def test_a_closed_row_is_there_when_close_returns(database: Database, recorder: Recorder) -> None:
     row = new_row()
     recorder.begin(row)
     assert await recorder.close(closed(row), SECONDS)
     assert await stored(database) == {row.id: expected(row)}
-    assert recorder.depth == recorder.rows_lost == 0
+    assert recorder.depth == recorder.rows_lost == recorder.backlog.rows == 0
 
 
 async def test_a_short_request_costs_one_write(recorder: Recorder) -> None:
@@ -104,59 +129,84 @@ async def test_a_stop_writes_what_is_left(database: Database, recorder: Recorder
         {"prompt_tokens": 2**31},
         {"meta_data": {"value": float("nan")}},
         {"response": "\ud800"},
-        {"query": None},
         # More than an entry of an index can be, also compressed.
         {"conversation_id": "".join(map(chr, Random(0).choices(range(0x4E00, 0x9FA5), k=5000)))},
     ],
     ids=lambda refused: next(iter(refused)),
 )
-async def test_a_row_that_postgresql_refuses_takes_no_other_with_it(
+async def test_a_row_with_a_value_that_postgresql_refuses_is_kept_without_it(
     database: Database, recorder: Recorder, refused: dict[str, Any]
 ) -> None:
     good = [closed(new_row()) for _ in range(5)]
     bad = closed(new_row())
     for name, value in refused.items():
         setattr(bad, name, value)
-    kept = await asyncio.gather(*(recorder.close(row, 5) for row in [*good[:2], bad, *good[2:]]))
-    assert await stored(database) == {row.id: expected(row) for row in good}
-    assert (recorder.rows_lost, recorder.depth) == (1, 0)
-    assert kept == [True, True, False, True, True, True]
-    after = closed(new_row())
-    assert await recorder.close(after, SECONDS)
+    assert all(await asyncio.gather(*(recorder.close(row, 5) for row in [*good[:2], bad, *good[2:]])))
+    found = await stored(database)
+    kept = found.pop(bad.id)
+    assert found == {row.id: expected(row) for row in good}
+    assert (kept["status"], kept["query"], kept["completion_tokens"]) == (
+        "completed",
+        bad.query,
+        bad.completion_tokens,
+    )
+    assert (recorder.rows_lost, recorder.depth) == (0, 0)
 
 
-async def test_a_failing_database_loses_nothing(
-    migrated_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("durability", ["commit", "strict"])
+async def test_rows_go_to_the_journal_while_postgresql_is_away_and_then_to_it(
+    unsteady: Unsteady, backlog: Backlog, database: Database, durability: Any
 ) -> None:
-    monkeypatch.setattr("persistence.recorder.FIRST_RETRY_SECONDS", 0.001)
-    failing = Failing(migrated_url, Path())
-    await failing.connect()
-    recorder = Recorder(failing)
-    recorder.start()
-    failing.failures = 4
-    rows = [closed(new_row()) for _ in range(10)]
+    recorder = Recorder(unsteady, backlog, durability)
+    await recorder.start()
+    rows = [new_row(f"question {number}") for number in range(40)]
+    assert await recorder.close(closed(rows[0]), SECONDS)
+    running = rows.pop()
+    await unsteady.leave()
+    recorder.begin(running)
+    assert all(await asyncio.gather(*(recorder.close(closed(row), SECONDS) for row in rows[1:])))
+    await until(recorder, away=True)
+    assert backlog.rows >= 38
+    assert recorder.lag_seconds > 0
+    assert "PostgreSQL: gone" in recorder.problems[0]
+    assert recorder.refusing == ("The database is away." if durability == "strict" else None)
+    assert await stored(database) == {rows[0].id: expected(rows[0])}
+    assert not await recorder.caught_up(SECONDS)
+    unsteady.come_back()
+    await until(recorder, away=False)
+    assert await recorder.caught_up(SECONDS)
+    assert await stored(database) == {row.id: expected(row) for row in [*rows, running]}
+    assert (recorder.problems, recorder.refusing, recorder.rows_lost, backlog.rows) == ([], None, 0, 0)
+    await recorder.stop(SECONDS)
+
+
+async def test_an_idle_gateway_notices_that_postgresql_is_away(unsteady: Unsteady, backlog: Backlog) -> None:
+    recorder = Recorder(unsteady, backlog)
+    await recorder.start()
+    await until(recorder, away=False)
+    await unsteady.leave()
+    await until(recorder, away=True)
+    unsteady.come_back()
+    await until(recorder, away=False)
+    await recorder.stop(SECONDS)
+
+
+async def test_what_a_life_left_in_the_journal_is_written_by_the_next(
+    unsteady: Unsteady, backlog: Backlog, database: Database, tmp_path: Path
+) -> None:
+    recorder = Recorder(unsteady, backlog)
+    await recorder.start()
+    await unsteady.leave()
+    rows = [closed(new_row()) for _ in range(5)]
     assert all(await asyncio.gather(*(recorder.close(row, SECONDS) for row in rows)))
-    assert failing.failures == 0
-    assert await stored(database) == {row.id: expected(row) for row in rows}
+    await recorder.stop(SECONDS)
     assert recorder.rows_lost == 0
-    await recorder.stop(SECONDS)
-    await failing.close()
-
-
-async def test_a_close_that_was_not_waited_for_is_written_all_the_same(
-    migrated_url: str, database: Database
-) -> None:
-    failing = Failing(migrated_url, Path())
-    await failing.connect()
-    recorder = Recorder(failing)
-    recorder.start()
-    failing.failures = 1
-    row = closed(new_row())
-    assert not await recorder.close(row, 0.01)
-    assert recorder.depth == 1
-    await recorder.stop(SECONDS)
-    assert await stored(database) == {row.id: expected(row)}
-    await failing.close()
+    assert await stored(database) == {}
+    after = Recorder(database, Backlog(tmp_path / "journal", 2**30))
+    await after.start()
+    assert await after.caught_up(SECONDS)
+    assert await stored(database) == {row.id: expected(row) for row in rows}
+    await after.stop(SECONDS)
 
 
 async def test_cut_connections_lose_nothing(server_url: str, database: Database, recorder: Recorder) -> None:
@@ -172,102 +222,136 @@ async def test_cut_connections_lose_nothing(server_url: str, database: Database,
         )
         assert all(await closing)
     await killer.close()
+    await until(recorder, away=False)
     assert await stored(database) == {row.id: expected(row) for row in rows}
     assert recorder.rows_lost == 0
 
 
-async def test_rows_wait_while_the_server_is_away(data_dir: Path) -> None:
+async def test_a_server_that_is_stopped_is_written_to_when_it_is_started_again(
+    data_dir: Path, backlog: Backlog
+) -> None:
     server = EmbeddedPostgres(data_dir)
     database = Database(server.start(), data_dir)
     await database.connect()
     await database.migrate()
-    recorder = Recorder(database)
-    recorder.start()
+    recorder = Recorder(database, backlog)
+    await recorder.start()
     rows = [new_row("before"), new_row("while away"), new_row("running")]
     assert await recorder.close(closed(rows[0]), SECONDS)
     server.stop()
     recorder.begin(rows[2])
-    assert not await recorder.close(closed(rows[1]), 0.1)
+    assert await recorder.close(closed(rows[1]), SECONDS)
+    assert recorder.away is not None
     server.start()
+    await until(recorder, away=False)
     await recorder.stop(SECONDS)
     assert await stored(database) == {row.id: expected(row) for row in rows}
     await database.close()
     server.stop()
 
 
-async def test_a_stop_without_a_server_says_what_is_lost(migrated_url: str, database: Database) -> None:
-    failing = Failing(migrated_url, Path())
-    recorder = Recorder(failing)
-    recorder.start()
-    failing.failures = 1_000_000
+async def test_a_write_that_hangs_counts_as_away(database: Database, backlog: Backlog) -> None:
+    recorder = Recorder(database, backlog, timeout_seconds=0.2)
+    await recorder.start()
+    before, after = closed(new_row()), closed(new_row())
+    assert await recorder.close(before, SECONDS)
+    async with database.engine.begin() as connection:
+        await connection.exec_driver_sql("LOCK TABLE message IN ACCESS EXCLUSIVE MODE")
+        assert await recorder.close(after, SECONDS)
+        assert recorder.away == "no answer within 0.2 s"
+        assert backlog.rows == 1
+    await until(recorder, away=False)
+    assert await stored(database) == {row.id: expected(row) for row in (before, after)}
+    await recorder.stop(SECONDS)
+
+
+async def test_without_postgresql_and_journal_rows_wait_and_none_is_admitted(
+    unsteady: Unsteady, tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persistence.recorder.FIRST_RETRY_SECONDS", 0.01)
+    (tmp_path / "journal").write_text("in the way")
+    recorder = Recorder(unsteady, Backlog(tmp_path / "journal", 2**30))
+    await recorder.start()
+    await unsteady.leave()
+    row = closed(new_row())
+    assert not await recorder.close(row, 0.1)
+    assert recorder.refusing == "The database is away, and the local journal can't be written."
+    assert [problem.partition(":")[0] for problem in recorder.problems] == ["PostgreSQL", "The journal"]
+    assert recorder.depth == 1
+    os.unlink(tmp_path / "journal")
+    async with asyncio.timeout(SECONDS):
+        while recorder.depth:
+            await asyncio.sleep(0.01)
+    assert recorder.refusing is None
+    unsteady.come_back()
+    await until(recorder, away=False)
+    assert await stored(database) == {row.id: expected(row)}
+    await recorder.stop(SECONDS)
+
+
+async def test_a_stop_that_can_keep_rows_nowhere_says_what_is_lost(
+    unsteady: Unsteady, tmp_path: Path
+) -> None:
+    (tmp_path / "journal").write_text("in the way")
+    recorder = Recorder(unsteady, Backlog(tmp_path / "journal", 2**30))
+    await recorder.start()
+    await unsteady.leave()
     recorder.begin(new_row())
     assert not await recorder.close(closed(new_row()), 0)
     await recorder.stop(0)
     assert recorder.rows_lost == 2
 
 
-async def test_so_many_waiting_rows_are_enough(migrated_url: str) -> None:
-    recorder = Recorder(Failing(migrated_url, Path()))
+async def test_a_full_journal_takes_the_rows_of_running_requests_and_no_new_ones(
+    unsteady: Unsteady, tmp_path: Path
+) -> None:
+    recorder = Recorder(unsteady, Backlog(tmp_path / "journal", most_bytes=2000))
+    await recorder.start()
+    await unsteady.leave()
+    assert await recorder.close(closed(new_row()), SECONDS)
+    assert recorder.refusing is None
+    assert await recorder.close(closed(new_row(), "long " * 1000), SECONDS)
+    assert recorder.refusing == "The database is away, and the local journal is full."
+    assert await recorder.close(closed(new_row()), SECONDS)
+    unsteady.come_back()
+    await until(recorder, away=False)
+    assert recorder.refusing is None
+    await recorder.stop(SECONDS)
+
+
+async def test_so_many_waiting_rows_are_enough(recorder: Recorder) -> None:
     for _ in range(MOST_ROWS - 1):
         recorder.begin(new_row())
-    assert not recorder.full
+    assert recorder.refusing is None
     recorder.begin(new_row())
-    assert recorder.full
+    assert recorder.refusing == "Too many rows wait for the database."
+    await recorder.stop(SECONDS)
 
 
-@st.composite
-def histories(draw: st.DrawFn) -> list[tuple[str, int]]:
-    """``begin`` and ``close`` of some rows in any order, each begun before it is closed, if at all
-    closed; ``pause`` lets the recorder work."""
-    count = draw(st.integers(1, 6))
-    steps = [
-        (number, step)
-        for number in range(count)
-        for step in draw(
-            st.sampled_from([("begin",), ("close",), ("begin", "close"), ("begin", "close", "close")])
-        )
-    ]
-    order = draw(st.permutations([number for number, _ in steps]))
-    queues = {number: [step for owner, step in steps if owner == number] for number in range(count)}
-    history = []
-    for number in order:
-        history += [("pause", 0)] * draw(st.integers(0, 2)) + [(queues[number].pop(0), number)]
-    return history
-
-
-@settings(max_examples=40)
-@given(histories(), st.sampled_from([0.0, 0.001]), st.integers(0, 2))
-def test_any_history_leaves_each_row_once_in_its_last_state(
-    migrated_url: str, history: list[tuple[str, int]], linger: float, failures: int
+async def test_async_answers_do_not_wait_and_their_rows_come_soon(
+    database: Database, backlog: Backlog
 ) -> None:
-    async def live() -> None:
-        database = Failing(migrated_url, Path())
-        await database.connect()
-        recorder = Recorder(database)
-        recorder.start()
-        rows: dict[int, MessageRow] = {}
-        closing: list[Awaitable[bool]] = []
-        database.failures = failures
-        for position, (step, number) in enumerate(history):
-            row = rows.setdefault(number, new_row(f"question {number}"))
-            if step == "begin":
-                recorder.begin(row)
-            elif step == "close":
-                # What was handed over first stays as it was.
-                rows[number] = row = closed(copy.copy(row), f"answer {position}")
-                closing.append(asyncio.create_task(recorder.close(row, SECONDS)))
-                await asyncio.sleep(0)
-            else:
-                await database.check()
-        assert all(await asyncio.gather(*closing))
-        await recorder.stop(SECONDS)
-        touched = {number for step, number in history if step != "pause"}
-        found = await stored(database, [row.id for row in rows.values()])
-        assert found == {rows[number].id: expected(rows[number]) for number in touched}
-        assert (recorder.depth, recorder.rows_lost) == (0, 0)
-        await database.close()
+    recorder = Recorder(database, backlog, "async")
+    await recorder.start()
+    rows = [closed(new_row()) for _ in range(10)]
+    for row in rows:
+        assert await recorder.close(row, 0)
+    assert recorder.depth == 10
+    assert await recorder.caught_up(SECONDS)
+    assert await stored(database) == {row.id: expected(row) for row in rows}
+    late = closed(new_row())
+    assert await recorder.close(late, 0)
+    async with asyncio.timeout(SECONDS):
+        while recorder.depth:
+            await asyncio.sleep(0.01)
+    assert late.id in await stored(database)
+    assert recorder.rows_written == 11
+    await recorder.stop(SECONDS)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("persistence.recorder.BEGIN_LINGER_SECONDS", linger)
-        patch.setattr("persistence.recorder.FIRST_RETRY_SECONDS", 0.001)
-        asyncio.run(live())
+
+async def test_a_start_without_postgresql_fails(unsteady: Unsteady, backlog: Backlog) -> None:
+    unsteady.come_back()
+    unsteady.is_away = True
+    with pytest.raises(DatabaseAway, match="gone"):
+        await Recorder(unsteady, backlog).start()
+    await backlog.close()

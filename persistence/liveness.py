@@ -1,0 +1,42 @@
+"""Which gateways live, as PostgreSQL itself knows it.
+
+Every life of a gateway has a number, and the connection that writes its rows holds an advisory lock of
+that number for as long as it is open. Whoever can take the lock knows that nobody writes those rows any
+more: no clocks and no heartbeats. A gateway that only lost its connection is taken for dead until it is
+back; its rows then say ``lost`` until their real end is written, which wins.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+# One of the two halves of a lock's key; any number that no one else in the database uses.
+LOCK_CLASS = 1_413_829_460
+
+_CLOSE = """
+UPDATE message SET status = 'lost', finish_reason = 'lost'
+WHERE status = 'running' AND gateway_id = $1
+"""
+
+
+async def new_life(connection: asyncpg.Connection) -> int:
+    """A number that no other gateway has."""
+    number: int = await connection.fetchval("SELECT nextval('gateway_id_seq')::int4")
+    return number
+
+
+async def hold(connection: asyncpg.Connection, gateway_id: int) -> None:
+    """Hold the lock of ``gateway_id`` for as long as ``connection`` is open; waits for its last holder."""
+    await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, gateway_id)
+
+
+async def close_lost(connection: asyncpg.Connection) -> int:
+    """Close the running rows of all gateways that are dead as ``lost``; gives how many there were."""
+    owners = await connection.fetch("SELECT DISTINCT gateway_id FROM message WHERE status = 'running'")
+    closed = 0
+    for (gateway_id,) in owners:
+        async with connection.transaction():
+            if await connection.fetchval("SELECT pg_try_advisory_xact_lock($1, $2)", LOCK_CLASS, gateway_id):
+                tag = await connection.execute(_CLOSE, gateway_id)
+                closed += int(tag.split()[-1])
+    return closed

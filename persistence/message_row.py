@@ -1,0 +1,211 @@
+"""A row on its way: made by a request, encoded once, written to PostgreSQL or kept in the journal.
+
+``MessageRow`` is what a request knows of itself. ``encoded`` turns it into a ``Record``: the values of
+COLUMNS as the driver takes them. ``WRITE`` writes many records in one statement::
+
+    a row that is not there          is inserted, its conversation too
+    running, lost                    gets the end that a closed record tells
+    any other                        stays as it is
+
+so records may be written in any order and any number of times: what a closed row says never changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from persistence.exact_text import json_to_column, to_column
+
+INT32 = 2**31 - 1
+
+
+@dataclass(slots=True, eq=False)
+class MessageRow:
+    """One request that reached the engine; the columns are described in ``tables``. Times are milliseconds.
+
+    ``query``, ``response``, ``messages`` and ``details`` are its text, kept apart; ``meta_data`` has none.
+    """
+
+    endpoint: str
+    model: str
+    request_id: str
+    query: str
+    chat_type: str
+    conversation_id: str | None = None
+    meta_data: dict[str, Any] = field(default_factory=dict)
+    messages: list[dict[str, Any]] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    id: UUID = field(default_factory=uuid7)
+    create_time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    status: str = "running"
+    finish_reason: str | None = None
+    response: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    queue_ms: float | None = None
+    ttft_ms: float | None = None
+    duration_ms: float | None = None
+    error: str | None = None
+
+
+# The columns that a record has a value for, with PostgreSQL's types; the last four are message_content's.
+COLUMNS = {
+    "id": "uuid",
+    "create_time": "timestamptz",
+    "conversation_id": "text",
+    "chat_type": "text",
+    "endpoint": "text",
+    "model": "text",
+    "request_id": "text",
+    "gateway_id": "int4",
+    "status": "text",
+    "finish_reason": "text",
+    "prompt_tokens": "int4",
+    "completion_tokens": "int4",
+    "cached_tokens": "int4",
+    "queue_ms": "float8",
+    "ttft_ms": "float8",
+    "duration_ms": "float8",
+    "error": "text",
+    "meta_data": "jsonb",
+    "query": "text",
+    "response": "text",
+    "messages": "jsonb",
+    "details": "jsonb",
+}
+_NAMES = list(COLUMNS)
+_ARRAYS = ", ".join(f"${place}::{type_}[]" for place, type_ in enumerate(COLUMNS.values(), 1))
+_MESSAGE, _CONTENT = _NAMES[:-4], ["id", *_NAMES[-4:]]
+# What is known only at the end.
+_CLOSED = _NAMES[_NAMES.index("status") : _NAMES.index("meta_data") + 1]
+_STATUS, _QUERY = _NAMES.index("status"), _NAMES.index("query")
+
+# Only names of our own go into the statement. Conversations are locked in one order by all gateways.
+WRITE = f"""
+WITH record AS (
+    SELECT * FROM unnest({_ARRAYS}) AS record ({", ".join(_NAMES)})
+), unknown AS (
+    INSERT INTO conversation (id, chat_type, create_time)
+    SELECT DISTINCT ON (conversation_id) conversation_id, chat_type, create_time FROM record
+    WHERE conversation_id IS NOT NULL ORDER BY conversation_id, id
+    ON CONFLICT (id) DO NOTHING
+), written AS (
+    INSERT INTO message ({", ".join(_MESSAGE)}) SELECT {", ".join(_MESSAGE)} FROM record
+    ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _CLOSED)}
+    WHERE message.status IN ('running', 'lost') AND excluded.status <> 'running'
+    RETURNING id
+)
+INSERT INTO message_content ({", ".join(_CONTENT)})
+SELECT {", ".join(_CONTENT)} FROM record JOIN written USING (id) WHERE record.query IS NOT NULL
+ON CONFLICT (id) DO UPDATE SET response = excluded.response, details = excluded.details
+"""
+
+
+class Record(NamedTuple):
+    """A row's ``values`` in the order of COLUMNS, and how many ``characters`` they have, about."""
+
+    values: tuple[Any, ...]
+    characters: int
+
+    @property
+    def id(self) -> UUID:
+        """The row's."""
+        id_: UUID = self.values[0]
+        return id_
+
+    @property
+    def closed(self) -> bool:
+        """Whether it tells a request's end."""
+        return bool(self.values[_STATUS] != "running")
+
+
+def encoded(row: MessageRow, gateway_id: int) -> Record:
+    """``row`` as it is now. Raises ValueError or TypeError for what is not JSON."""
+    meta_data, details = json_to_column(row.meta_data), json_to_column(row.details)
+    messages = None if row.messages is None else json_to_column(row.messages)
+    query, response = to_column(row.query), to_column(row.response)
+    values = (
+        row.id,
+        row.create_time,
+        None if row.conversation_id is None else to_column(row.conversation_id),
+        row.chat_type,
+        row.endpoint,
+        row.model,
+        to_column(row.request_id),
+        gateway_id,
+        row.status,
+        row.finish_reason,
+        row.prompt_tokens,
+        row.completion_tokens,
+        row.cached_tokens,
+        row.queue_ms,
+        row.ttft_ms,
+        row.duration_ms,
+        None if row.error is None else to_column(row.error),
+        meta_data,
+        query,
+        response,
+        messages,
+        details,
+    )
+    characters = len(meta_data) + len(query) + len(response) + len(messages or "") + len(details)
+    return Record(values, characters)
+
+
+def arrays(records: Iterable[Record]) -> list[Sequence[Any]]:
+    """The arguments of WRITE. No id may come twice."""
+    return list(zip(*(record.values for record in records), strict=True))
+
+
+def last_of_each(records: Iterable[Record]) -> list[Record]:
+    """One record for each id: the closed one where there is one."""
+    found: dict[UUID, Record] = {}
+    for record in records:
+        if record.closed or record.id not in found:
+            found[record.id] = record
+    return list(found.values())
+
+
+def reduced(record: Record, reason: str) -> Record:
+    """What is left of a record that PostgreSQL refuses: all that it can't refuse, and the ``reason``."""
+    fields = dict(zip(COLUMNS, record.values, strict=True))
+    for name, type_ in COLUMNS.items():
+        value = fields[name]
+        if type_ == "text" and value is not None:
+            fields[name] = str(value).encode(errors="replace").decode().replace("\0", "?")
+        elif type_ == "int4" and isinstance(value, int):
+            fields[name] = max(min(value, INT32), -INT32)
+    fields |= {
+        "conversation_id": None,
+        "meta_data": json.dumps({"reduced": reason}),
+        "messages": None,
+        "details": "{}",
+    }
+    return Record(tuple(fields.values()), record.characters)
+
+
+def to_line(record: Record) -> bytes:
+    """The record as a line of JSON, for the journal. A lone surrogate is kept as it is."""
+    fields = dict(zip(COLUMNS, record.values, strict=True))
+    fields["id"], fields["create_time"] = record.id.hex, fields["create_time"].isoformat()
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
+
+
+def from_line(line: bytes) -> Record:
+    """The record that ``to_line`` was given. Raises ValueError for any other line."""
+    fields = json.loads(line.decode(errors="surrogatepass"))
+    try:
+        fields["id"] = UUID(hex=fields["id"])
+        fields["create_time"] = datetime.fromisoformat(fields["create_time"])
+        values = tuple(fields[name] for name in COLUMNS)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a record: {error!r}") from error
+    return Record(values, len(line))
