@@ -28,6 +28,12 @@ def rows_of(server: Postgres, name: str) -> list[Row]:
     return [decoded(record) for record in server.fetch(ROWS, name)]
 
 
+def running_rows(server: Postgres) -> int:
+    """How many rows of any request still have no end."""
+    (found,) = server.fetch("SELECT count(*) FROM message WHERE status = 'running'")
+    return int(found["count"])
+
+
 def decoded(record: asyncpg.Record) -> Row:
     return {key: from_column(value) if key in TEXTS else value for key, value in record.items()}
 

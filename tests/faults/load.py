@@ -17,7 +17,7 @@ from uuid import uuid4
 import httpx
 
 PATH = "/v1/chat/completions"
-MOST_CHARACTERS = 60
+MOST_CHARACTERS = 40
 # In one, two, three and four bytes of UTF-8, and what PostgreSQL can't hold as it is.
 ALPHABET = 'abcdefghij 0123456789\n"\\{}é中文字你好。😀\0\ufdd0'
 

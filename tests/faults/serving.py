@@ -9,8 +9,8 @@ from pathlib import Path
 from tests.end_to_end.served import Gateway, launch, running
 from tests.faults.form import either
 
-# Answers of up to three seconds, so that some are under way whenever something breaks.
-TOKENS_PER_SECOND = 20
+# Answers of more than a second, so that some are under way whenever something breaks.
+TOKENS_PER_SECOND = 30
 OPTIONS = (
     "--engine", "simulated", "--no-access-log", "--simulated-tokens-per-second", str(TOKENS_PER_SECOND),
 )  # fmt: skip

@@ -10,21 +10,23 @@ from pathlib import Path
 import pytest
 
 from tests.faults.accounts import compare, rows_of
-from tests.faults.form import SEED, report, until
+from tests.faults.form import SEED, either, report, until
 from tests.faults.load import Load
 from tests.faults.postgres import Postgres
 from tests.faults.serving import DATABASE_TIMEOUT_SECONDS, serving
 from tests.faults.watch import gauges, until_caught_up
 
 CLIENTS = 50
-DRAIN_SECONDS = 1.0
+DRAIN_SECONDS = 0.5
 # For the last rows, for closing connections that no one answers, and for the process's own end.
 END_SECONDS = 10.0
 
 BREAKS: dict[str, Callable[[Postgres], object]] = {"stopped": Postgres.stop, "frozen": Postgres.freeze}
+# What does not answer is harder than what is not there.
+TRIED = either(["frozen"], [*BREAKS])
 
 
-@pytest.mark.parametrize("fault", BREAKS)
+@pytest.mark.parametrize("fault", TRIED)
 def test_the_end_does_not_wait_for_postgresql(fault: str, server: Postgres, data_dir: Path) -> None:
     drain = {"GATEWAY_DRAIN_SECONDS": str(DRAIN_SECONDS)}
     with (

@@ -10,19 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from tests.end_to_end.served import Gateway
-from tests.faults.accounts import compare, rows_of
-from tests.faults.form import SEED, either, report, until
+from tests.faults.accounts import compare, rows_of, running_rows
+from tests.faults.form import LONG, SEED, either, report, until
 from tests.faults.load import Answer, Load
 from tests.faults.postgres import Postgres
 from tests.faults.serving import kill, launching, serving
 from tests.faults.watch import until_caught_up
 
 ROUNDS = either(8, 200)
-ASYNC_ROUNDS = either(2, 30)
+ASYNC_ROUNDS = either(1, 30)
 CLIENTS = either(20, 50)
 LONGEST_PAUSE_SECONDS = 1.0
-LONGEST_BREAK_SECONDS = 2.0
+LONGEST_BREAK_SECONDS = either(1.5, 4.0)
 CLOSED_SECONDS = 30.0
 Break = Callable[[Postgres], object]
 # Of every five rounds one has PostgreSQL stopped before the kill, and one has it frozen.
@@ -51,27 +53,28 @@ def rounds(
     random = Random(SEED)
     found: list[Round] = []
     with ExitStack() as ends:
-        current = ends.enter_context(launching(server.url, data_dir, **settings))
-        current.wait_until_started()
-        for number in range(count):
-            following = ends.enter_context(launching(server.url, data_dir, **settings))
-            found.append(one_round(server, current, following, faults[number % len(faults)], random))
+        following: Gateway | None = ends.enter_context(launching(server.url, data_dir, **settings))
+        while following is not None:
+            current, following = following, None
+            current.wait_until_started()
+            break_it = faults[len(found) % len(faults)]
+            if len(found) < count - 1:
+                following = ends.enter_context(launching(server.url, data_dir, **settings))
+            found.append(one_round(server, current, following, break_it, random))
             server.heal()
-            current = following
-        until_caught_up(current, CLOSED_SECONDS)
-        # The living notice that the others are gone.
-        until(lambda: not running_rows(server), CLOSED_SECONDS, "rows of the dead are closed")
     with serving(server.url, data_dir, **settings) as last:
         until_caught_up(last, CLOSED_SECONDS)
+        until(lambda: not running_rows(server), CLOSED_SECONDS, "rows of the dead are closed")
     return found
 
 
 def one_round(
-    server: Postgres, current: Gateway, following: Gateway, break_it: Break | None, random: Random
+    server: Postgres, current: Gateway, following: Gateway | None, break_it: Break | None, random: Random
 ) -> Round:
     """Load on ``current`` until it is killed; ``following`` has started by then."""
     with Load(current.base_url, CLIENTS, random.getrandbits(32)) as load:
-        following.wait_until_started()
+        if following is not None:
+            following.wait_until_started()
         until(lambda: load.ended_well, 30, "answers")
         time.sleep(random.uniform(0, LONGEST_PAUSE_SECONDS))
         if break_it is not None:
@@ -79,11 +82,6 @@ def one_round(
             time.sleep(random.uniform(0, LONGEST_BREAK_SECONDS))
         kill(current)
         return Round(load, time.monotonic())
-
-
-def running_rows(server: Postgres) -> int:
-    (found,) = server.fetch("SELECT count(*) FROM message WHERE status = 'running'")
-    return int(found["count"])
 
 
 def test_every_answer_whose_end_was_seen_has_its_row(server: Postgres, data_dir: Path) -> None:
@@ -101,6 +99,18 @@ def test_every_answer_whose_end_was_seen_has_its_row(server: Postgres, data_dir:
         rows=dict(total),
     )
     assert total["lost"] > 0
+
+
+@pytest.mark.skipif(not LONG, reason="waits for what happens every 15 s")
+def test_a_gateway_that_lives_takes_up_what_a_dead_one_left(server: Postgres, data_dir: Path) -> None:
+    with serving(server.url, data_dir) as living, launching(server.url, data_dir) as dying:
+        dying.wait_until_started()
+        found = one_round(server, dying, None, Postgres.stop, Random(SEED))
+        server.heal()
+        until(lambda: not running_rows(server), CLOSED_SECONDS, "rows of the dead are closed")
+        until(lambda: not list(data_dir.rglob("*.journal")), CLOSED_SECONDS, "its journal is written")
+        until_caught_up(living, CLOSED_SECONDS)
+        assert compare(found.load.answers, rows_of(server, found.load.name))["lost"] > 0
 
 
 def test_async_loses_no_more_than_is_stated(server: Postgres, data_dir: Path) -> None:
