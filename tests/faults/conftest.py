@@ -26,7 +26,8 @@ def server(shared_server: Postgres) -> Iterator[Postgres]:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """A fresh data directory."""
+    """A fresh data directory, in a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
-    yield folder
+    (folder / "data").mkdir()
+    yield folder / "data"
     shutil.rmtree(folder, ignore_errors=True)
