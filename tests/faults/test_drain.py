@@ -36,6 +36,9 @@ def test_the_end_does_not_wait_for_postgresql(fault: str, server: Postgres, data
         until(lambda: load.ended_well > CLIENTS, 30, "answers")
         BREAKS[fault](server)
         until(lambda: gauges(gateway)["gateway_database_away"] == 1, 20, "noticed as away")
+        # Those that had waited for PostgreSQL have ended, and others run.
+        ended_before = load.ended_well
+        until(lambda: load.ended_well > ended_before + CLIENTS, 20, "answers go on")
         began = time.monotonic()
         gateway.signal(signal.SIGTERM)
         assert gateway.wait() == 0, gateway.output
