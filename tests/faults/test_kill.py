@@ -25,6 +25,7 @@ ASYNC_ROUNDS = either(1, 30)
 CLIENTS = either(20, 50)
 LONGEST_PAUSE_SECONDS = 1.0
 LONGEST_BREAK_SECONDS = either(1.5, 4.0)
+# Gateways look for rows of dead ones every 15 s.
 CLOSED_SECONDS = 30.0
 Break = Callable[[Postgres], object]
 # Of every five rounds one has PostgreSQL stopped before the kill, and one has it frozen.
@@ -107,9 +108,9 @@ def test_a_gateway_that_lives_takes_up_what_a_dead_one_left(server: Postgres, da
         dying.wait_until_started()
         found = one_round(server, dying, None, Postgres.stop, Random(SEED))
         server.heal()
-        until(lambda: not running_rows(server), CLOSED_SECONDS, "rows of the dead are closed")
         until(lambda: not list(data_dir.rglob("*.journal")), CLOSED_SECONDS, "its journal is written")
         until_caught_up(living, CLOSED_SECONDS)
+        until(lambda: not running_rows(server), CLOSED_SECONDS, "rows of the dead are closed")
         assert compare(found.load.answers, rows_of(server, found.load.name))["lost"] > 0
 
 
