@@ -1,8 +1,9 @@
 # make serve        set up everything and serve on http://127.0.0.1:8000
 # make test         set up everything and run all tests
-# make test-faults  the tests that break things, in their long form (root for all of them)
+# make test-faults  the tests that break things, in their long form (about 15 minutes; some need root)
 # make lint         ruff and mypy
 # make bench        the front end beside vLLM's own server (about 15 minutes)
+# make bench-rows   rows: the recorder alone, and ten million rows beside ten thousand (minutes, 16 GB of disk)
 # make install      only set up
 #
 # Honoured: HOST PORT MODEL ENGINE DATABASE_URL DATA_DIR (see 'chatglm-gateway settings'),
@@ -16,7 +17,7 @@ export PYTHON
 NODE_TESTS := tests/end_to_end/node
 NODE_PACKAGES := $(NODE_TESTS)/node_modules/.package-lock.json
 
-.PHONY: serve test test-faults lint bench install
+.PHONY: serve test test-faults lint bench bench-rows install
 
 serve: install
 	@exec $(BIN)/chatglm-gateway serve \
@@ -37,6 +38,9 @@ lint: install
 
 bench: install
 	$(BIN)/python -m benchmarks.frontend
+
+bench-rows: install
+	$(BIN)/python -m benchmarks.rows
 
 $(NODE_PACKAGES): $(NODE_TESTS)/package-lock.json
 	@cd $(NODE_TESTS) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/$(@F) \

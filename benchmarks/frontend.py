@@ -92,7 +92,7 @@ def main() -> None:
             f"vLLM {about['vllm']}, Python {about['python']}, {about['cores']} cores, {about['date']}, "
             f"`{about['command']}`. Medians of {order.count('vllm')} starts each (least–greatest)."
         )
-        write_between_markers(DOCUMENT, f"{heading}\n\n{tables}")
+        write_between_markers(DOCUMENT, "frontend", f"{heading}\n\n{tables}")
 
 
 def measure_all(

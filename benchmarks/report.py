@@ -9,9 +9,6 @@ from statistics import median
 
 from benchmarks.load import LoadResult, Percentiles, Scenario
 
-BEGIN = "<!-- frontend benchmark: begin -->"
-END = "<!-- frontend benchmark: end -->"
-
 Results = Mapping[Scenario, Sequence[LoadResult]]
 
 
@@ -69,7 +66,7 @@ def render_tables(by_server: Mapping[str, Results]) -> str:
 
 def _head(servers: Sequence[str]) -> list[str]:
     titles = ["", "clients", *servers, *([" / ".join(servers)] if len(servers) == 2 else [])]
-    return [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
+    return [line(titles), line(["---", *["---:"] * (len(titles) - 1)])]
 
 
 def render_row(metric: Metric, scenario: Scenario, by_server: Mapping[str, Results]) -> str:
@@ -78,26 +75,29 @@ def render_row(metric: Metric, scenario: Scenario, by_server: Mapping[str, Resul
     cells = [metric.title, str(scenario.clients), *map(render_spread, samples)]
     if len(samples) == 2:
         cells.append(f"{median(samples[0]) / median(samples[1]):.2f}")
-    return _line(cells)
+    return line(cells)
 
 
 def render_spread(values: Sequence[float]) -> str:
     """The median, and the least and the greatest value."""
-    return f"{_figure(median(values))} ({_figure(min(values))}–{_figure(max(values))})"
+    return f"{figure(median(values))} ({figure(min(values))}–{figure(max(values))})"
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
+    """Three digits, or all before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """Of a table."""
     return f"| {' | '.join(cells)} |"
 
 
-def write_between_markers(document: Path, text: str) -> None:
-    """Replace what stands between the two marker comments of ``document``."""
-    before, begin, rest = document.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{document} lacks {BEGIN} or {END}")
-    document.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+def write_between_markers(document: Path, name: str, text: str) -> None:
+    """Replace what stands between the two marker comments of ``document`` that have this ``name``."""
+    begin, end = f"<!-- {name} benchmark: begin -->", f"<!-- {name} benchmark: end -->"
+    before, found_begin, rest = document.read_text().partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"{document} lacks {begin} or {end}")
+    document.write_text(f"{before}{begin}\n{text}\n{end}{after}")

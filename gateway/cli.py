@@ -109,6 +109,37 @@ def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
     print("The schema is up to date.")
 
 
+@app.command()
+def usage(
+    days: Annotated[int, typer.Option(min=1, max=10_000, help="How many days of UTC, today included.")] = 30,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Print requests and tokens per day, model, endpoint and status."""
+    chosen = load_or_exit({"database_url": database_url, "data_dir": data_dir, "engine": "simulated"})
+    import asyncio
+    from datetime import UTC, datetime, timedelta
+
+    from persistence.database import Database
+    from persistence.usage import Usage, table, usage_between
+
+    async def run() -> list[Usage]:
+        database = Database(chosen.database_url, chosen.data_dir)
+        try:
+            await database.connect()
+            await database.check_schema()
+            today = datetime.now(UTC).date()
+            return await usage_between(database, today - timedelta(days=days - 1), today)
+        finally:
+            await database.close()
+
+    try:
+        sums = asyncio.run(run())
+    except Exception as error:
+        fail(f"The sums can't be read: {error}")
+    print(table(sums))
+
+
 def load_or_exit(given: dict[str, Any]) -> Settings:
     """The settings, or one line that names what is wrong with them."""
     from gateway.settings import InvalidSetting, load

@@ -18,6 +18,9 @@ from persistence.recorder import Recorder
 
 log = logging.getLogger("gateway.generation")
 
+# How often a drain says what it waits for.
+SAY_SECONDS = 5.0
+
 
 class Generations:
     """All requests that run, and whether more may come.
@@ -66,13 +69,17 @@ class Generations:
     async def drain(self, deadline_seconds: float) -> None:
         """Admit nothing more and wait for what runs; after the deadline, or ``hurry``, abort it."""
         self.draining = True
-        if self._running:
-            log.info("waiting for %d requests, at most %.0f s", len(self._running), deadline_seconds)
         none_running = asyncio.ensure_future(self._none_running.wait())
         hurried = asyncio.ensure_future(self._hurried.wait())
-        await asyncio.wait(
-            {none_running, hurried}, timeout=deadline_seconds, return_when=asyncio.FIRST_COMPLETED
-        )
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + deadline_seconds
+        while self._running and not self._hurried.is_set() and (left := deadline - loop.time()) > 0:
+            log.info("waiting for %d requests, at most %.0f s more", len(self._running), left)
+            await asyncio.wait(
+                {none_running, hurried},
+                timeout=min(left, SAY_SECONDS),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         none_running.cancel()
         hurried.cancel()
         if self._running:

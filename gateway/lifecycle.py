@@ -30,6 +30,7 @@ from gateway.prompt_templates import read_templates
 from gateway.settings import DEMO, Settings
 from persistence.backlog import Backlog
 from persistence.database import Database
+from persistence.housekeeping import Housekeeping
 from persistence.recorder import Recorder
 
 log = logging.getLogger("gateway.lifecycle")
@@ -54,7 +55,7 @@ class Health:
 
 
 class Lifecycle:
-    """Owns the database, the recorder and the engine. ``start`` once, ``stop`` always."""
+    """Owns the database, what lives on it, and the engine. ``start`` once, ``stop`` always."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -64,6 +65,9 @@ class Lifecycle:
             Backlog(settings.data_dir / "journal", settings.journal_max_bytes),
             settings.durability,
             settings.database_timeout_seconds,
+        )
+        self.housekeeping = Housekeeping(
+            self.database, settings.retain_content_days, settings.retain_rows_days
         )
         self._engine: Engine | None = None
         self._chat_format: ChatFormat | None = None
@@ -127,6 +131,7 @@ class Lifecycle:
             await self._interruptible(self.database.connect())
             await self._interruptible(self.database.check_schema())
             await self.recorder.start()
+            self.housekeeping.start()
 
     async def _model_folder(self) -> Path:
         if self.settings.engine == "simulated":
@@ -173,6 +178,7 @@ class Lifecycle:
             if self._engine is not None:
                 last_first.push_async_callback(self._engine.shutdown)
             last_first.push_async_callback(self.recorder.stop, FLUSH_SECONDS)
+            last_first.push_async_callback(self.housekeeping.stop)
             await self.drain()
 
     async def health(self) -> Health:

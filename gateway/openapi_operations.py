@@ -86,7 +86,8 @@ _FAILURES: Described = {
         "content": _error("The engine failed on this request.", None, None, "server_error"),
     },
     "503": {
-        "description": "Not now: full, or shutting down. Carries Retry-After.",
+        "description": "Not now: full, shutting down, or PostgreSQL is away and stored turns are asked for. "
+        "Carries Retry-After.",
         "content": _error("The gateway is shutting down.", None, "shutting_down", "server_error"),
     },
     "504": {
@@ -263,6 +264,16 @@ _TOKENIZE: dict[str, Any] = {
             },
         ),
         **_REFUSALS,
+        "503": {
+            "description": "PostgreSQL is away, and stored turns are asked for. Carries Retry-After.",
+            "content": _error(
+                "'history_len' asks for stored turns of the conversation, which can't be read now; try again "
+                "soon.",
+                "history_len",
+                "database_unavailable",
+                "server_error",
+            ),
+        },
     },
 }
 _DETOKENIZE: dict[str, Any] = {

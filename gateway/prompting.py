@@ -6,17 +6,25 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence, Sized
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from adapters.chat_format import ChatFormat, Conversation, Prompt, UnrenderablePrompt
 from adapters.chatchat.parameters import completion_prompt as completion_text
-from adapters.chatchat.parameters import instructions, with_history, with_template
+from adapters.chatchat.parameters import (
+    history_template,
+    instructions,
+    transcript,
+    with_history,
+    with_template,
+)
 from adapters.openai.body import Body
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from adapters.prompt_templates import DEFAULT, PromptTemplates, TemplateRefused
-from engine.base import ModelCard
+from engine.base import ChatMessage, ModelCard
 from gateway.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
+from gateway.stored_turns import last, messages_of, with_most_turns
+from persistence.conversations import Turn
 
 # Longer prompts are encoded in a thread: 10,000 characters take a few milliseconds, and every stream
 # would wait for them.
@@ -36,81 +44,135 @@ async def rendered(render: Callable[[], Prompt], *, heavy: bool, param: str) -> 
         raise InvalidRequest(str(error), error.param or param) from error
 
 
-def conversation_of(body: ChatCompletionRequest, templates: PromptTemplates) -> Conversation:
-    """What is asked of the model, with the history that came along and the last question in its template.
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """What asks for the next turn of a conversation, as ids and as messages; ``turns`` stored ones come
+    before."""
 
-    Raises InvalidRequest.
+    prompt: Prompt
+    messages: Sequence[ChatMessage]
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionPrompt:
+    """What asks for a continuation, as ids and as text; ``turns`` stored ones come before."""
+
+    prompt: Prompt
+    text: str
+    turns: int
+
+
+async def chat_prompt(
+    chat_format: ChatFormat,
+    card: ModelCard,
+    body: ChatCompletionRequest,
+    templates: PromptTemplates,
+    turns: Sequence[Turn] = (),
+) -> ChatPrompt:
+    """What asks for the next turn of ``body``'s conversation: with the history that came along, or as many of
+    the stored ``turns`` as fit, and the last question in its template. Raises InvalidRequest.
     """
-    no_stored_turns(body)
     conversation = body.conversation
-    with refused_by_template():
-        messages = with_history(conversation.messages, body.past)
-        return replace(conversation, messages=with_template(messages, templates, body.template_name))
+
+    async def render(count: int) -> ChatPrompt:
+        past = body.past or messages_of(last(turns, count))
+        with refused_by_template():
+            messages = with_history(conversation.messages, past)
+            messages = with_template(messages, templates, body.template_name)
+        try:
+            prompt = await conversation_prompt(chat_format, replace(conversation, messages=messages))
+        except InvalidRequest as error:
+            start, turns_field = instructions(conversation.messages), body.turns_field if count else None
+            name_as_sent(error, start, len(past), turns_field)
+            raise
+        return ChatPrompt(prompt, messages, count)
+
+    return await with_most_turns(render, len(turns), body.token_limit, card)
 
 
-async def chat_prompt(chat_format: ChatFormat, body: ChatCompletionRequest, asked: Conversation) -> Prompt:
-    """The prompt that asks for the next turn of ``body``'s conversation. Raises InvalidRequest."""
+async def conversation_prompt(chat_format: ChatFormat, asked: Conversation) -> Prompt:
+    """The prompt of a conversation as it is. Raises InvalidRequest."""
     characters = sum(len(message.content) for message in asked.messages)
     heavy = characters > THREAD_CHARACTERS or bool(asked.tools)
-    try:
-        return await rendered(lambda: chat_format.render(asked), heavy=heavy, param="messages")
-    except InvalidRequest as error:
-        error.param = as_sent(error.param, instructions(body.conversation.messages), len(body.past))
-        raise
+    return await rendered(lambda: chat_format.render(asked), heavy=heavy, param="messages")
 
 
-def as_sent(param: str | None, start: int, count: int) -> str | None:
-    """A message's place as the client knows it: ``count`` items of a history stand from ``start`` on."""
+def name_as_sent(error: InvalidRequest, start: int, count: int, turns_field: str | None) -> None:
+    """Let ``error`` name what the client sent, in its param and in its text."""
+    param, error.param = error.param, as_sent(error.param, start, count, turns_field)
+    if param is not None and error.param is not None:
+        error.message = error.message.replace(bracketed(param), bracketed(error.param))
+
+
+def as_sent(param: str | None, start: int, count: int, turns_field: str | None = None) -> str | None:
+    """A message's place as the client knows it: ``count`` items of a history stand from ``start`` on, or
+    stored turns that ``turns_field`` asked for."""
     if count == 0 or param is None or (match := re.fullmatch(r"messages\.(\d+)(.*)", param)) is None:
         return param
     place, rest = int(match[1]), match[2]
     if place < start:
         return param
-    return f"history.{place - start}{rest}" if place < start + count else f"messages.{place - count}{rest}"
+    if place >= start + count:
+        return f"messages.{place - count}{rest}"
+    return turns_field or f"history.{place - start}{rest}"
+
+
+def bracketed(param: str) -> str:
+    """A field's place as texts have it, as ``messages[1].content``."""
+    return re.sub(r"\.(\d+)", r"[\1]", param)
 
 
 async def completion_prompt(
     chat_format: ChatFormat,
+    card: ModelCard,
     body: CompletionRequest,
     templates: PromptTemplates,
     given: str | list[int],
-) -> tuple[Prompt, str]:
-    """The prompt that asks for a continuation of a text or of ids, and its text. Raises InvalidRequest."""
-    no_stored_turns(body)
-    if isinstance(given, str):
+    turns: Sequence[Turn] = (),
+) -> CompletionPrompt:
+    """What asks for a continuation of ids; or of a text, with the history that came along, or as many of the
+    stored ``turns`` as fit. Raises InvalidRequest."""
+    if not isinstance(given, str):
+        return CompletionPrompt(*await ids_prompt(chat_format, body, given), 0)
+    if body.stored_turns:
+        # Also where there are none yet: what is refused later is refused at once.
         with refused_by_template():
-            text = completion_text(given, templates, body.template_name, body.history_text)
-        heavy = is_heavy(text, body)
-    elif body.past or body.template_name != DEFAULT:
-        raise InvalidRequest("A prompt of token ids takes no history and no prompt template.", "prompt")
-    else:
-        heavy = is_heavy(given, body)
-        text = await asyncio.to_thread(chat_format.decode, given) if heavy else chat_format.decode(given)
+            history_template(templates, body.template_name)
+
+    async def render(count: int) -> CompletionPrompt:
+        past = body.past or messages_of(last(turns, count))
+        with refused_by_template():
+            text = completion_text(given, templates, body.template_name, transcript(past))
+        return CompletionPrompt(await text_prompt(chat_format, body, text), text, count)
+
+    return await with_most_turns(render, len(turns), body.token_limit, card)
+
+
+async def text_prompt(chat_format: ChatFormat, body: CompletionRequest, text: str) -> Prompt:
+    """The prompt of a text as it is. Raises InvalidRequest."""
 
     def render() -> Prompt:
-        if not isinstance(given, str):
-            return chat_format.encode(given, body.rules)
         begun = body.add_special_tokens is not False
         return chat_format.encode(text if begun else chat_format.plain_ids(text), body.rules)
 
-    return await rendered(render, heavy=heavy, param="prompt"), text
+    return await rendered(render, heavy=is_heavy(text, body), param="prompt")
+
+
+async def ids_prompt(
+    chat_format: ChatFormat, body: CompletionRequest, given: list[int]
+) -> tuple[Prompt, str]:
+    """The prompt of ids as they are, and their text. Raises InvalidRequest."""
+    if body.past or body.stored_turns or body.template_name != DEFAULT:
+        raise InvalidRequest("A prompt of token ids takes no history and no prompt template.", "prompt")
+    heavy = is_heavy(given, body)
+    text = await asyncio.to_thread(chat_format.decode, given) if heavy else chat_format.decode(given)
+    return await rendered(lambda: chat_format.encode(given, body.rules), heavy=heavy, param="prompt"), text
 
 
 def is_heavy(prompt: Sized, body: CompletionRequest) -> bool:
     """Whether it takes long to make, with all others of its request: each may be short."""
     return len(prompt) * len(body.prompts) > THREAD_CHARACTERS
-
-
-def no_stored_turns(body: Body) -> None:
-    """Raises InvalidRequest for a history that is to be read from the rows."""
-    if body.stored_turns:
-        param = "history" if isinstance(body.history, int) else "history_len"
-        raise InvalidRequest(
-            f"'{param}' asks for stored turns of the conversation, which can't be read yet: send them as a "
-            "list in 'history'.",
-            param,
-            "unsupported_parameter",
-        )
 
 
 @contextlib.contextmanager

@@ -62,16 +62,16 @@ def decoded(path: Path) -> Iterator[tuple[int, bytes | None]]:
             start, offset = offset, offset + len(line)
             if line.endswith(b"\n"):
                 if len(line) > 1:
-                    yield start, _record(line[:-1])
+                    yield start, _record(line, len(line) - 1)
             elif len(line) == most:
                 yield start, None
                 while rest := file.readline(_READ_BYTES):
                     offset += len(rest)
                     if rest.endswith(b"\n"):
                         break
-            elif (record := _record(line)) is not None:
+            elif (record := _record(line, len(line))) is not None:
                 yield start, record
-            elif (record := _record(line[:-1])) is not None:
+            elif (record := _record(line, len(line) - 1)) is not None:
                 # What should be the line break is another byte.
                 yield start, record
                 yield offset - 1, None
@@ -92,6 +92,6 @@ def count(path: Path) -> int:
     return breaks // 2
 
 
-def _record(line: bytes) -> bytes | None:
-    record = line[_PREFIX_BYTES:]
+def _record(line: bytes, end: int) -> bytes | None:
+    record = line[_PREFIX_BYTES:end]
     return record if record and line[:_PREFIX_BYTES] == b"%08x " % zlib.crc32(record) else None

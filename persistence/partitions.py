@@ -22,6 +22,13 @@ STORAGE = (
 )
 # Making one takes no longer than this, or is tried again: whoever waits for the lock makes others wait.
 LOCK_TIMEOUT = "2s"
+# Any number, the same in every gateway: one makes partitions at a time.
+PARTITION_LOCK = 7_201_932_847
+
+_IS_THERE = """
+SELECT EXISTS (SELECT FROM pg_inherits JOIN pg_class ON oid = inhrelid
+               WHERE inhparent = $1::text::regclass AND relname = $2)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +103,33 @@ async def _make(
     made = []
     for start in starts:
         name = partitioned.name(start)
-        if await connection.fetchval("SELECT to_regclass($1)", name) is None:
-            try:
-                await _make_one(connection, partitioned, start)
-            except asyncpg.DuplicateTableError:
-                # Another gateway was quicker.
-                continue
+        if not await _is_there(connection, partitioned, name) and await _make_one(
+            connection, partitioned, start
+        ):
             made.append(name)
     return made
 
 
-async def _make_one(connection: asyncpg.Connection, partitioned: Partitioned, start: datetime) -> None:
-    """As a table of its own that is attached: this locks out neither readers nor writers."""
+async def _is_there(connection: asyncpg.Connection, partitioned: Partitioned, name: str) -> bool:
+    # Not to_regclass, which may remember that there was none.
+    found: bool = await connection.fetchval(_IS_THERE, partitioned.table, name)
+    return found
+
+
+async def _make_one(connection: asyncpg.Connection, partitioned: Partitioned, start: datetime) -> bool:
+    """False when another gateway was quicker.
+
+    As a table of its own that is attached: this locks out no readers, and of the writers only those that
+    make a conversation, for the moment in which the reference to it is made.
+    """
     table, name = partitioned.table, partitioned.name(start)
     bounds = f"FROM ('{least_id(start)}') TO ('{least_id(partitioned.after(start))}')"
     async with connection.transaction():
         await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        # Two that make the same table get an error that says nothing of tables.
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", PARTITION_LOCK)
+        if await _is_there(connection, partitioned, name):
+            return False
         await connection.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL) WITH ({STORAGE})")
         await connection.execute(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES {bounds}")
+        return True

@@ -3,8 +3,7 @@
 A request ``begin``s its row without waiting and ``close``s it before the last byte of its answer; a close
 returns when its row is durable: committed in PostgreSQL, or fsynced in the local journal while that is
 away. All rows that wait are written in one transaction, so the price of a close is one commit, however
-many close at once. A begun row is written as ``running`` when it has been open for BEGIN_LINGER_SECONDS,
-so a short request costs one write.
+many close at once. A request that goes on is soon written as ``running``.
 
 ::
 
@@ -22,10 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import islice
 from typing import Literal
 from uuid import UUID
 
@@ -33,36 +29,21 @@ from persistence.backlog import Backlog
 from persistence.database import Database
 from persistence.journal import JournalUnavailable
 from persistence.message_row import MessageRow, Record, encoded
+from persistence.row_queue import Batch, RowQueue
 from persistence.row_writer import DatabaseAway, RowWriter
 
 log = logging.getLogger("gateway.rows")
 
 Durability = Literal["commit", "async", "strict"]
 
-BEGIN_LINGER_SECONDS = 0.1
 # With durability async an ended row may wait so long for others to be written with.
 ASYNC_SECONDS = 0.2
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 2.0
 # How often an idle gateway asks PostgreSQL whether it is there.
 CHECK_SECONDS = 2.0
 MOST_ROWS = 10_000
-ROWS_PER_TRANSACTION = 500
 # Encoding more text than this takes milliseconds, and every stream would wait for it.
 THREAD_CHARACTERS = 200_000
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """Rows that become durable together; ``kept`` then has the ids of those that were refused."""
-
-    since: float
-    kept: asyncio.Future[frozenset[UUID]]
-    rows: dict[UUID, MessageRow] = field(default_factory=dict)
-
-    @property
-    def full(self) -> bool:
-        """Whether the next row belongs to another one."""
-        return len(self.rows) >= ROWS_PER_TRANSACTION
 
 
 class Recorder:
@@ -81,13 +62,8 @@ class Recorder:
         self._writer = RowWriter(database, timeout_seconds, self._suspect)
         self._backlog = backlog
         self._durability = durability
-        self._begun: dict[UUID, tuple[float, MessageRow]] = {}
-        self._closed: deque[Batch] = deque()
+        self._queue = RowQueue(ASYNC_SECONDS if durability == "async" else 0.0)
         self._writing: Batch | None = None
-        # The next rows are due without waiting for others.
-        self._hurry = False
-        self._stopping = False
-        self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._look = asyncio.Event()
@@ -100,8 +76,7 @@ class Recorder:
     @property
     def depth(self) -> int:
         """Rows that are known here and neither in PostgreSQL nor in the journal."""
-        writing = len(self._writing.rows) if self._writing is not None else 0
-        return len(self._begun) + sum(len(batch.rows) for batch in self._closed) + writing
+        return len(self._queue) + (len(self._writing.rows) if self._writing is not None else 0)
 
     @property
     def backlog(self) -> Backlog:
@@ -121,10 +96,9 @@ class Recorder:
     @property
     def lag_seconds(self) -> float:
         """How long the oldest row that is not in PostgreSQL has waited."""
-        since = [batch.since for batch in (self._writing, *self._closed) if batch is not None]
-        since += [began for began, _ in islice(self._begun.values(), 1)]
-        now = asyncio.get_running_loop().time()
-        return max(self._backlog.age_seconds, now - min(since, default=now))
+        since = self._writing.since if self._writing is not None else self._queue.oldest
+        waited = 0.0 if since is None else asyncio.get_running_loop().time() - since
+        return max(self._backlog.age_seconds, waited)
 
     @property
     def away(self) -> str | None:
@@ -169,9 +143,8 @@ class Recorder:
 
     def begin(self, row: MessageRow) -> None:
         """Take a new row; does not wait."""
-        self._begun[row.id] = (asyncio.get_running_loop().time(), row)
+        self._queue.begin(row)
         self._idle.clear()
-        self._work.set()
 
     async def close(self, row: MessageRow, timeout_seconds: float) -> bool:
         """Take a row's last state and wait until it is durable; with durability async, don't wait.
@@ -179,11 +152,8 @@ class Recorder:
         False when it was not within ``timeout_seconds``; it is still written as soon as possible. False
         also when PostgreSQL refuses even what was left of it; it is lost then.
         """
-        batch = self._batch()
-        self._begun.pop(row.id, None)
-        batch.rows[row.id] = row
+        batch = self._queue.close(row)
         self._idle.clear()
-        self._work.set()
         if self._durability == "async":
             return True
         try:
@@ -195,9 +165,8 @@ class Recorder:
     async def caught_up(self, timeout_seconds: float) -> bool:
         """Wait until PostgreSQL has all rows that are closed by now; False when it has not in time, or is
         away."""
-        waiting = [batch.kept for batch in (self._writing, *self._closed) if batch is not None]
-        self._hurry = True
-        self._work.set()
+        waiting = [batch.kept for batch in (self._writing, *self._queue.closing) if batch is not None]
+        self._queue.hurry()
         try:
             async with asyncio.timeout(timeout_seconds):
                 if waiting:
@@ -213,8 +182,9 @@ class Recorder:
         tasks, self._tasks = self._tasks, []
         if not tasks:
             return
-        self._stopping = True
-        self._work.set()
+        self._queue.drain()
+        if self.depth or self._backlog.rows:
+            log.info("waiting for %d rows, and %d of the journal", self.depth, self._backlog.rows)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await self._idle.wait()
@@ -232,19 +202,9 @@ class Recorder:
         if self._backlog.rows:
             log.warning("%d rows stay in the journal for the next start", self._backlog.rows)
 
-    def _batch(self) -> Batch:
-        """The one that the next closed row belongs to."""
-        if not self._closed or self._closed[-1].full:
-            self._closed.append(self._new_batch())
-        return self._closed[-1]
-
-    def _new_batch(self) -> Batch:
-        loop = asyncio.get_running_loop()
-        return Batch(loop.time(), loop.create_future())
-
     async def _write_all(self) -> None:
         while True:
-            self._writing = batch = await self._next_batch()
+            self._writing = batch = await self._queue.next()
             refused = frozenset(batch.rows)
             try:
                 refused = await self._keep(batch)
@@ -255,39 +215,6 @@ class Recorder:
             self._writing = None
             if self.depth == 0:
                 self._idle.set()
-
-    async def _next_batch(self) -> Batch:
-        """The next rows, as soon as some are due."""
-        while (pause := self._due_in_seconds()) is None or pause > 0:
-            self._work.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._work.wait()
-        batch = self._closed.popleft() if self._closed else self._new_batch()
-        self._hurry = self._hurry and bool(self._closed)
-        begun_before = asyncio.get_running_loop().time() - self._linger_seconds
-        while self._begun and not batch.full:
-            began, row = next(iter(self._begun.values()))
-            if began > begun_before:
-                break
-            del self._begun[row.id]
-            batch.rows[row.id] = row
-        return batch
-
-    @property
-    def _linger_seconds(self) -> float:
-        return 0.0 if self._stopping else BEGIN_LINGER_SECONDS
-
-    def _due_in_seconds(self) -> float | None:
-        """None where nothing is."""
-        now = asyncio.get_running_loop().time()
-        if self._closed:
-            first = self._closed[0]
-            at_once = self._durability != "async" or self._hurry or self._stopping or first.full
-            return 0.0 if at_once else first.since + ASYNC_SECONDS - now
-        for began, _ in self._begun.values():
-            return began + self._linger_seconds - now
-        return None
 
     async def _keep(self, batch: Batch) -> frozenset[UUID]:
         """Make rows durable, here or there, however long it takes; gives those that were refused."""

@@ -29,6 +29,8 @@ _CONNECTION_LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.AdminShutdownError,
+    # A statement that crosses PostgreSQL's goodbye.
+    asyncpg.InternalClientError,
 )
 
 # A conversation may be deleted between the look for it and the reference to it.

@@ -97,13 +97,13 @@ class ChatchatFields(BaseModel):
     history: History | None = chatchat(
         "What was said before, as a list of up to 1000 {role, content} or "
         "[role, content], with the roles system, user (or human) and assistant (or ai). It stands after the "
-        "leading system messages; in a completion it is put into the prompt by its template. An integer "
-        "above 0 means history_len. Default: none.",
+        "leading system messages; in a completion it is put into the prompt by its template. An integer N "
+        "above 0 means history_len N, and wins over it. Default: none.",
     )
     history_len: Turns | None = chatchat(
-        "How many of the last stored turns (a question and its answer) of "
-        "conversation_id come before; 0 and below: none. Not used with a list as history. "
-        "Stored turns can't be read yet: above 0 is refused. Default: -1.",
+        "How many of the last stored turns (a question and its whole answer, of the same route) of "
+        "conversation_id come before, up to 1000; 0 and below: none. Where they do not leave room for the "
+        "answer the oldest are left out. Not used with a list as history. Default: -1.",
     )
     conversation_id: str | None = chatchat(
         "The conversation that this request belongs to, up to 255 characters; an empty one is none. "
@@ -139,9 +139,9 @@ class ChatchatFields(BaseModel):
         return max(of_history if of_history > 0 else self.history_len or 0, 0)
 
     @property
-    def history_text(self) -> str:
-        """``past`` as a completion's prompt has it."""
-        return transcript(self.past)
+    def turns_field(self) -> str:
+        """The field that ``stored_turns`` come from."""
+        return "history" if isinstance(self.history, int) and self.history > 0 else "history_len"
 
 
 def transcript(messages: Sequence[ChatMessage]) -> str:
@@ -183,14 +183,24 @@ def with_template(
 def completion_prompt(text: str, templates: PromptTemplates, name: str, history_text: str) -> str:
     """The prompt of a completion: ``text`` put into the template ``name`` of the type completion.
 
-    Where there is a history and ``default`` has no place for it, ``with_history`` stands in for it.
+    Where there is a history it is ``history_template`` of that name. Raises TemplateRefused.
+    """
+    if history_text:
+        name = history_template(templates, name)
+    return templates.render(COMPLETION, name, {INPUT: text, HISTORY: history_text})
+
+
+def history_template(templates: PromptTemplates, name: str) -> str:
+    """The template of the type completion that a history is put into where ``name`` is asked for: where
+    ``default`` has no place for it, ``with_history`` stands in for it.
+
     Raises TemplateRefused: another template without that place is refused.
     """
-    if history_text and HISTORY not in templates.variables(COMPLETION, name):
-        if name != DEFAULT:
-            raise UnfitTemplate(f"The prompt template '{name}' has no place for the history.")
-        name = WITH_HISTORY
-    return templates.render(COMPLETION, name, {INPUT: text, HISTORY: history_text})
+    if HISTORY in templates.variables(COMPLETION, name):
+        return name
+    if name != DEFAULT:
+        raise UnfitTemplate(f"The prompt template '{name}' has no place for the history.")
+    return WITH_HISTORY
 
 
 def instructions(messages: Sequence[ChatMessage]) -> int:

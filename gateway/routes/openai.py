@@ -27,11 +27,11 @@ from gateway.prompting import (
     check,
     check_model,
     completion_prompt,
-    conversation_of,
     token_budget,
 )
 from gateway.routes.body import read
 from gateway.sse import EventStream, timing_headers
+from gateway.stored_turns import stored_turns
 from persistence.message_row import MessageRow
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -84,15 +84,18 @@ async def chat_completions(request: Request) -> Response:
     lifecycle = lifecycle_of(request)
     body = await read(request, ChatCompletionRequest, lifecycle.settings.max_body_bytes)
     check(body, lifecycle.engine.card)
-    conversation = conversation_of(body, lifecycle.prompt_templates)
     last_query = next((message.text for message in reversed(body.messages) if message.role == "user"), "")
     row = new_row(request, lifecycle, body, last_query, "llm_chat")
     row.meta_data = asked_fields(body)
     if len(body.messages) > 1 or body.messages[0].role != "user":
         row.messages = [message.stored_fields() for message in body.messages]
     row.details = body.history_fields() | body.tool_fields()
-    prompt = await chat_prompt(lifecycle.chat_format, body, conversation)
-    asked = Asked(prompt, conversation.messages, body.echoed, row)
+    turns = await stored_turns(lifecycle, body, row.chat_type)
+    made = await chat_prompt(
+        lifecycle.chat_format, lifecycle.engine.card, body, lifecycle.prompt_templates, turns
+    )
+    row.meta_data |= turns_field(body, made.turns)
+    asked = Asked(made.prompt, made.messages, body.echoed, row)
     return await answered(request, lifecycle, body, [asked], CHAT)
 
 
@@ -103,11 +106,14 @@ async def completions(request: Request) -> Response:
     body = await read(request, CompletionRequest, lifecycle.settings.max_body_bytes)
     check(body, lifecycle.engine.card)
     shared = asked_fields(body)
+    turns = await stored_turns(lifecycle, body, "completion")
+    chat_format, card, templates = lifecycle.chat_format, lifecycle.engine.card, lifecycle.prompt_templates
     asked: list[Asked] = []
     for place, given in enumerate(body.prompts):
-        prompt, text = await completion_prompt(lifecycle.chat_format, body, lifecycle.prompt_templates, given)
+        made = await completion_prompt(chat_format, card, body, templates, given, turns)
+        prompt, text = made.prompt, made.text
         row = new_row(request, lifecycle, body, given if isinstance(given, str) else text, "completion")
-        row.meta_data, row.details = dict(shared), body.history_fields()
+        row.meta_data, row.details = shared | turns_field(body, made.turns), body.history_fields()
         if not isinstance(given, str):
             row.details["prompt_token_ids"] = given
         if len(body.prompts) > 1:
@@ -133,6 +139,11 @@ def new_row(request: Request, lifecycle: Lifecycle, body: Body, query: str, chat
 def asked_fields(body: Body) -> dict[str, Any]:
     """What was asked for beside all text, for the row's meta_data."""
     return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields()
+
+
+def turns_field(body: Body, turns: int) -> dict[str, Any]:
+    """How many stored turns came before, where they were asked for, for the row's meta_data."""
+    return {"turns": turns} if body.stored_turns else {}
 
 
 async def answered(

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request
 
 from adapters.openai.tokens import DetokenizeRequest, TokenizeChat, TokenizePrompt, TokenizeRequest
 from gateway.lifecycle import Lifecycle, lifecycle_of
-from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, conversation_of, rendered
+from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, rendered
 from gateway.routes.body import read
+from gateway.stored_turns import stored_turns
 
 router = APIRouter(tags=["Tokens"])
 
@@ -22,8 +23,7 @@ async def tokenize(request: Request) -> dict[str, Any]:
     asked = (await read(request, TokenizeRequest, lifecycle.settings.max_body_bytes)).root
     check_model(asked.model, lifecycle.engine.card)
     if isinstance(asked, TokenizeChat):
-        conversation = conversation_of(asked, lifecycle.prompt_templates)
-        ids = (await chat_prompt(lifecycle.chat_format, asked, conversation)).token_ids
+        ids = await chat_ids(lifecycle, asked)
     else:
         ids = await prompt_ids(lifecycle, asked)
     return {
@@ -32,6 +32,13 @@ async def tokenize(request: Request) -> dict[str, Any]:
         "tokens": list(ids),
         "token_strs": lifecycle.chat_format.token_strings(ids) if asked.return_token_strs else None,
     }
+
+
+async def chat_ids(lifecycle: Lifecycle, asked: TokenizeChat) -> Any:
+    """The ids that a conversation would be answered from. Raises GatewayError."""
+    turns = await stored_turns(lifecycle, asked, "llm_chat")
+    card, templates = lifecycle.engine.card, lifecycle.prompt_templates
+    return (await chat_prompt(lifecycle.chat_format, card, asked, templates, turns)).prompt.token_ids
 
 
 async def prompt_ids(lifecycle: Lifecycle, asked: TokenizePrompt) -> Any:

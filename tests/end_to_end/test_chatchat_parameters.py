@@ -94,8 +94,6 @@ def test_a_completion_takes_template_and_history_too(templated: Gateway, sdk: op
         ({"prompt_name": "absent"}, "prompt_name", "'polite'"),
         ({"history": [{"role": "wizard", "content": "x"}]}, "history.0.role", "'human'"),
         ({"history": True}, "history", "list"),
-        ({"history": 2, "conversation_id": "c"}, "history", "stored turns"),
-        ({"history_len": 2, "conversation_id": "c"}, "history_len", "stored turns"),
         ({"conversation_id": "x" * 256}, "conversation_id", "255"),
     ],
 )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from persistence.database import Database
+from persistence.embedded import lock
 from tests.end_to_end.served import clean_environment
+from tests.persistence.past import row_at, write
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -22,7 +29,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_help_names_the_commands_without_loading_the_rest() -> None:
     helped = run("--help")
     assert helped.returncode == 0
-    for command in ("serve", "settings", "migrate"):
+    for command in ("serve", "settings", "migrate", "usage"):
         assert command in helped.stdout
     heavy = "{'vllm', 'torch', 'fastapi', 'sqlalchemy', 'pydantic'}"
     check = f"import sys, gateway.cli; print({heavy} & set(sys.modules))"
@@ -59,3 +66,35 @@ def test_a_wrong_setting_ends_the_start_with_one_line_that_names_it(
     assert ended.stdout == ""
     assert len(ended.stderr.splitlines()) == 1
     assert ended.stderr.startswith(f"Invalid setting: {named}")
+
+
+def test_usage_prints_the_sums_of_the_days_up_to_today() -> None:
+    now = datetime.now(UTC)
+
+    async def fill(folder: str) -> None:
+        database = Database(None, Path(folder))
+        await database.connect()
+        await database.migrate()
+        await write(database, [row_at(now), row_at(now), row_at(now - timedelta(days=40))])
+        await database.close()
+
+    with tempfile.TemporaryDirectory(prefix="gateway-") as folder:
+        asyncio.run(fill(folder))
+        month, all_days = (
+            run("usage", "--data-dir", folder, *more).stdout.splitlines() for more in ([], ["--days", "50"])
+        )
+        assert len(month) == 3
+        assert month[1].split() == [
+            f"{now:%Y-%m-%d}", "m", "/v1/chat/completions", "completed", "2", "16", "12", "0"
+        ]  # fmt: skip
+        assert month[2].split() == ["total", "2", "16", "12", "0"]
+        assert all_days[-1].split() == ["total", "3", "24", "18", "0"]
+
+
+def test_usage_of_a_data_directory_that_a_gateway_has_says_so_in_one_line(tmp_path: Path) -> None:
+    with lock(tmp_path / "lock"):
+        refused = run("usage", "--data-dir", str(tmp_path))
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert len(refused.stderr.splitlines()) == 1
+    assert f"{tmp_path} is in use by another gateway" in refused.stderr

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from adapters.chat_format import PLAIN_TEXT, Conversation, Prompt, TextRules, UnrenderablePrompt
 from adapters.code_points import CodePointFormat, new_reader
-from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from engine.base import ChatMessage, ModelCard, Tool
 from gateway.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
@@ -17,9 +16,9 @@ from gateway.prompt_templates import read_templates
 from gateway.prompting import (
     THREAD_CHARACTERS,
     as_sent,
-    chat_prompt,
     check_model,
     completion_prompt,
+    conversation_prompt,
     rendered,
     token_budget,
 )
@@ -79,9 +78,8 @@ TOOL = Tool("f", {"name": "f"})
 async def test_what_takes_long_is_rendered_off_the_event_loop(
     characters: int, tools: tuple[Tool, ...], same: bool
 ) -> None:
-    body = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": "x"}]})
     conversation = Conversation([ChatMessage("user", "x" * characters)], tools)
-    prompt = await chat_prompt(ThreadFormat(), body, conversation)
+    prompt = await conversation_prompt(ThreadFormat(), conversation)
     assert (prompt.token_ids == [threading.get_ident()]) == same
 
 
@@ -100,9 +98,9 @@ async def test_many_short_prompts_are_as_long_as_one(
     prompts: list[str | list[int]], same: bool, add_special_tokens: bool
 ) -> None:
     body = CompletionRequest.model_validate({"prompt": prompts, "add_special_tokens": add_special_tokens})
-    prompt, text = await completion_prompt(ThreadFormat(), body, read_templates(None), prompts[0])
-    assert (prompt.token_ids == [threading.get_ident()]) == same
-    assert text == "x" * len(prompts[0])
+    made = await completion_prompt(ThreadFormat(), CARD, body, read_templates(None), prompts[0])
+    assert (made.prompt.token_ids == [threading.get_ident()]) == same
+    assert made.text == "x" * len(prompts[0])
 
 
 @pytest.mark.parametrize("heavy", [False, True])
@@ -134,3 +132,5 @@ def test_a_message_is_named_by_its_place_in_what_the_client_sent(
 ) -> None:
     assert as_sent(param, 1, 2) == expected
     assert as_sent(param, 1, 0) == param
+    of_history = expected is not None and expected.startswith("history")
+    assert as_sent(param, 1, 2, "history_len") == ("history_len" if of_history else expected)

@@ -32,8 +32,18 @@ def server_url() -> Iterator[str]:
     """A running server."""
     with tempfile.TemporaryDirectory(prefix="gateway-") as folder:
         server = EmbeddedPostgres(Path(folder))
-        yield server.start()
+        url = server.start()
+        asyncio.run(_without_fsync(url))
+        yield url
         server.stop()
+
+
+async def _without_fsync(url: str) -> None:
+    """The machine outlives these tests; the files of the many databases that they make cost seconds."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("ALTER SYSTEM SET fsync = off")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +72,16 @@ def fresh_database(server_url: str) -> MakeDatabase:
         return urlsplit(server_url)._replace(path=f"/{name}").geturl()
 
     return make
+
+
+@pytest.fixture
+async def own_database(fresh_database: MakeDatabase) -> AsyncIterator[Database]:
+    """As ``database``, for a test that changes its tables; it has no partitions yet."""
+    database = Database(await fresh_database(), Path())
+    await database.connect()
+    await database.migrate()
+    yield database
+    await database.close()
 
 
 @pytest.fixture

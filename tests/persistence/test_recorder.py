@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from persistence import liveness
 from persistence.backlog import Backlog
 from persistence.database import Database, DatabaseUnavailable
 from persistence.embedded import EmbeddedPostgres
@@ -21,7 +22,7 @@ SECONDS = 30.0
 
 
 class Unsteady(Database):
-    """Cuts its connections and gives out no more of them while it is ``away``."""
+    """Cuts the connections that write, and gives out no more of them, while it is away."""
 
     is_away = False
 
@@ -34,8 +35,7 @@ class Unsteady(Database):
         self.is_away = True
         async with self.engine.connect() as connection:
             await connection.exec_driver_sql(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name = 'chatglm-gateway' AND pid <> pg_backend_pid()"
+                f"SELECT pg_terminate_backend(pid) FROM pg_locks WHERE classid = {liveness.LOCK_CLASS}"
             )
 
     def come_back(self) -> None:
@@ -94,7 +94,7 @@ async def test_requests_that_close_together_are_committed_together(
 async def test_a_request_that_goes_on_is_seen_running(
     database: Database, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("persistence.recorder.BEGIN_LINGER_SECONDS", 0.0)
+    monkeypatch.setattr("persistence.row_queue.BEGIN_LINGER_SECONDS", 0.0)
     long, short = new_row("long"), new_row("short")
     recorder.begin(long)
     await recorder.close(closed(short), SECONDS)

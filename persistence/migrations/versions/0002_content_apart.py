@@ -23,6 +23,10 @@ _PERIODS = f"SELECT DISTINCT {_START} AS start, {_START} + interval '1 {{step}}'
 _BOUND = (
     "rpad(lpad(to_hex((extract(epoch FROM {moment} AT TIME ZONE 'UTC') * 1000)::bigint), 12, '0'), 32, '0')"
 )
+_STORAGE = (
+    "autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02,"
+    " autovacuum_vacuum_insert_scale_factor = 0.05"
+)
 
 
 def upgrade() -> None:
@@ -132,7 +136,8 @@ def _make_partitions(table: str, step: str, name_format: str) -> None:
     op.execute(f"""
         DO $$ DECLARE period record; BEGIN
             FOR period IN SELECT to_char(start, '{name_format}') AS name, {bounds} FROM ({periods}) LOOP
-                EXECUTE format('CREATE TABLE %I PARTITION OF {table} FOR VALUES FROM (%L) TO (%L)',
+                EXECUTE format('CREATE TABLE %I PARTITION OF {table} FOR VALUES FROM (%L) TO (%L)'
+                               ' WITH ({_STORAGE})',
                                '{table}_' || period.name, period.first, period.next);
             END LOOP;
         END $$

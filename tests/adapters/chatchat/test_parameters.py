@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from adapters.chatchat.parameters import (
     ChatchatFields,
     completion_prompt,
+    history_template,
     transcript,
     with_history,
     with_template,
@@ -64,7 +65,7 @@ def refusal(**fields: Any) -> GatewayError:
 
 def test_nothing_is_asked_for_where_nothing_is_sent() -> None:
     nothing = parsed()
-    assert (nothing.past, nothing.stored_turns, nothing.history_text) == ((), 0, "")
+    assert (nothing.past, nothing.stored_turns) == ((), 0)
     assert nothing.template_name == "default"
     assert parsed(history=None, history_len=None, conversation_id=None, prompt_name=None) == nothing
 
@@ -177,6 +178,8 @@ def test_what_is_asked_of_the_stored_conversation(fields: dict[str, Any], stored
     assert parsed(conversation_id="c", **fields).stored_turns == stored_turns
     assert parsed(conversation_id="", **fields).stored_turns == 0
     assert parsed(**fields).stored_turns == 0
+    of_history = isinstance(fields.get("history"), int) and fields["history"] > 0
+    assert parsed(**fields).turns_field == ("history" if of_history else "history_len")
 
 
 @given(
@@ -195,7 +198,7 @@ def test_a_history_has_one_source_at_most(
 
 def test_a_history_as_text_is_one_line_for_each_message() -> None:
     asked = parsed(history=[["system", "s"], ["human", "q {x}"], ["ai", "a\nb"], ["user", ""]])
-    assert asked.history_text == "System: s\nHuman: q {x}\nAI: a\nb\nHuman: "
+    assert transcript(asked.past) == "System: s\nHuman: q {x}\nAI: a\nb\nHuman: "
 
 
 @given(messages, messages)
@@ -272,7 +275,7 @@ def test_a_completion_by_default_is_the_prompt_itself(text: str) -> None:
 def test_a_completion_with_a_history_has_it_before_the_prompt(
     text: str, items: list[tuple[str, str]]
 ) -> None:
-    history_text = parsed(history=items).history_text
+    history_text = transcript(parsed(history=items).past)
     prompt = completion_prompt(text, SHIPPED, "default", history_text)
     assert prompt == f"{history_text}\nHuman: {text}\nAI:"
 
@@ -286,6 +289,13 @@ def test_an_operators_templates_of_completions() -> None:
         completion_prompt("Q", OWN, "plain", "H")
     own_default = PromptTemplates({COMPLETION: {"default": "{history}~{input}"}})
     assert completion_prompt("Q", own_default, "default", "H") == "H~Q"
+
+
+def test_the_template_of_a_history_is_the_same_for_any_history() -> None:
+    assert history_template(SHIPPED, "default") == "with_history"
+    assert history_template(PromptTemplates({COMPLETION: {"own": "{history}{input}"}}), "own") == "own"
+    with pytest.raises(UnfitTemplate, match="'plain' has no place for the history"):
+        history_template(OWN, "plain")
 
 
 @pytest.mark.parametrize("history_text", ["", "Human: x"])
