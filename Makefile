@@ -1,9 +1,10 @@
-# make serve      set up everything and serve on http://127.0.0.1:8000
-# make test       set up everything and run all tests
-# make lint       ruff and mypy
-# make bench      the front end beside vLLM's own server (about 15 minutes)
-# make bench-rows rows: the recorder alone, and ten million rows beside ten thousand (minutes, 16 GB of disk)
-# make install    only set up
+# make serve        set up everything and serve on http://127.0.0.1:8000
+# make test         set up everything and run all tests
+# make test-faults  the tests that break things, in their long form (about 15 minutes; some need root)
+# make lint         ruff and mypy
+# make bench        the front end beside vLLM's own server (about 15 minutes)
+# make bench-rows   rows: the recorder alone, and ten million rows beside ten thousand (minutes, 16 GB of disk)
+# make install      only set up
 #
 # Honoured: HOST PORT MODEL ENGINE DATABASE_URL DATA_DIR (see 'chatglm-gateway settings'),
 #           VARIANT=auto|cpu|cuda|none (which vLLM is installed), PYTHON (which interpreter)
@@ -16,7 +17,7 @@ export PYTHON
 NODE_TESTS := tests/end_to_end/node
 NODE_PACKAGES := $(NODE_TESTS)/node_modules/.package-lock.json
 
-.PHONY: serve test lint bench bench-rows install
+.PHONY: serve test test-faults lint bench bench-rows install
 
 serve: install
 	@exec $(BIN)/chatglm-gateway serve \
@@ -26,6 +27,9 @@ serve: install
 
 test: install $(if $(and $(shell command -v node 2>&1),$(shell command -v npm 2>&1)),$(NODE_PACKAGES))
 	$(BIN)/python -m pytest
+
+test-faults: install
+	FAULTS=long $(BIN)/python -m pytest -s --timeout 7200 tests/faults
 
 lint: install
 	$(BIN)/ruff check .

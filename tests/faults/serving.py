@@ -1,0 +1,113 @@
+"""The gateways of these tests.
+
+They are forked from a process that has all of the gateway imported: a start takes a fraction of a second
+instead of three, and there are hundreds of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from gateway import cli
+from tests.end_to_end.served import Gateway, clean_environment
+from tests.faults.form import either
+
+# Answers of more than a second, so that some are under way whenever something breaks.
+TOKENS_PER_SECOND = 30
+OPTIONS = (
+    "--port", "0", "--engine", "simulated", "--no-access-log",
+    "--simulated-tokens-per-second", str(TOKENS_PER_SECOND),
+)  # fmt: skip
+
+# What takes PostgreSQL longer than this counts as away; the default in the long form.
+DATABASE_TIMEOUT_SECONDS = either(0.5, 2.0)
+END_SECONDS = 60.0
+
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(["gateway.server", "engine.simulated", __name__])
+
+
+@contextmanager
+def serving(url: str, data_dir: Path, **settings: str) -> Iterator[Gateway]:
+    """A started gateway whose rows go to ``url``, ended in order; ``settings`` by their environment names."""
+    with launching(url, data_dir, **settings) as gateway:
+        gateway.wait_until_started()
+        yield gateway
+        if gateway.process.poll() is None:
+            gateway.signal(signal.SIGTERM)
+        assert gateway.process.wait(END_SECONDS) == 0, gateway.output
+
+
+@contextmanager
+def launching(url: str, data_dir: Path, **settings: str) -> Iterator[Gateway]:
+    """The same, still starting; to be killed, at the latest here."""
+    timeout = {"GATEWAY_DATABASE_TIMEOUT_SECONDS": str(DATABASE_TIMEOUT_SECONDS)}
+    environment = clean_environment() | timeout | settings | {"DATABASE_URL": url}
+    # Beside it: the data directory's disk may be full.
+    descriptor, name = tempfile.mkstemp(prefix="output-", suffix=".txt", dir=data_dir.parent)
+    os.close(descriptor)
+    process = Forked((*OPTIONS, "--data-dir", str(data_dir)), environment, name)
+    gateway = Gateway(cast("subprocess.Popen[bytes]", process), data_dir, Path(name))
+    try:
+        yield gateway
+    finally:
+        kill(gateway)
+
+
+def kill(gateway: Gateway) -> None:
+    """SIGKILL, wherever it stands."""
+    gateway.process.kill()
+    gateway.wait()
+
+
+class Forked:
+    """A forked ``chatglm-gateway serve``, with what a Gateway needs of a subprocess.Popen."""
+
+    def __init__(self, options: tuple[str, ...], environment: dict[str, str], output: str) -> None:
+        self._process = FORKING.Process(target=serve, args=(options, environment, output), daemon=True)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, seconds: float) -> int:
+        """The exit status; below 0 the signal that ended it."""
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            raise TimeoutError(f"it still runs after {seconds} s")
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def serve(options: tuple[str, ...], environment: dict[str, str], output: str) -> None:
+    """What the command line does, in a forked process."""
+    with open(output, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["chatglm-gateway", "serve", *options]
+    cli.main()
