@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from weakref import WeakSet
 
 import asyncpg
 from alembic import command
@@ -19,6 +21,7 @@ from persistence.exact_text import json_from_column, json_to_column
 
 POOL_SIZE = 5
 CONNECT_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
 
 # Any number, the same in every gateway: one migrates at a time.
 MIGRATION_LOCK = 7_201_932_845
@@ -45,6 +48,7 @@ class Database:
         self._pool_size = pool_size
         self._embedded = EmbeddedPostgres(data_dir) if url is None else None
         self._engine: AsyncEngine | None = None
+        self._connections: WeakSet[asyncpg.Connection] = WeakSet()
         self._connector: Callable[[], Awaitable[asyncpg.Connection]] | None = None
 
     @property
@@ -63,7 +67,7 @@ class Database:
         self._connector = _connector(url)
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=self._connector,
+            async_creator=self._pooled_connection,
             pool_size=self._pool_size,
             max_overflow=0,
             pool_pre_ping=True,
@@ -80,6 +84,11 @@ class Database:
         """A connection of its own, outside the pool, for the one who writes all the time."""
         assert self._connector is not None, "the database has not been connected"
         return await self._connector()
+
+    async def _pooled_connection(self) -> asyncpg.Connection:
+        connection = await self.connection()
+        self._connections.add(connection)
+        return connection
 
     async def check(self, timeout_seconds: float = CONNECT_SECONDS) -> None:
         """One round trip. Raises DatabaseUnavailable with the reason."""
@@ -113,7 +122,12 @@ class Database:
         """Close the pool, stop the embedded server. Safe to call twice."""
         engine, self._engine = self._engine, None
         if engine is not None:
-            await engine.dispose()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await engine.dispose()
+            # A server that hangs does not say goodbye.
+            for connection in list(self._connections):
+                connection.terminate()
         if self._embedded is not None:
             await asyncio.to_thread(self._embedded.stop)
 

@@ -30,11 +30,14 @@ async def hold(connection: asyncpg.Connection, gateway_id: int) -> None:
     await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, gateway_id)
 
 
-async def close_lost(connection: asyncpg.Connection) -> int:
-    """Close the running rows of all gateways that are dead as ``lost``; gives how many there were."""
+async def close_lost(connection: asyncpg.Connection, own_id: int | None = None) -> int:
+    """Close the running rows of all gateways that are dead as ``lost``; gives how many there were.
+
+    ``own_id``: whose lock ``connection`` itself holds, which would not keep it out.
+    """
     owners = await connection.fetch("SELECT DISTINCT gateway_id FROM message WHERE status = 'running'")
     closed = 0
-    for (gateway_id,) in owners:
+    for gateway_id in {row["gateway_id"] for row in owners} - {own_id}:
         async with connection.transaction():
             if await connection.fetchval("SELECT pg_try_advisory_xact_lock($1, $2)", LOCK_CLASS, gateway_id):
                 tag = await connection.execute(_CLOSE, gateway_id)

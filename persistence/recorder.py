@@ -74,6 +74,7 @@ class Recorder:
         self._tasks: list[asyncio.Task[None]] = []
         self._away: str | None = None
         self._journal_problem: str | None = None
+        self._replayed = False
         self.rows_lost = 0
 
     @property
@@ -273,9 +274,14 @@ class Recorder:
             self._journal_failed(error)
         self._come_back()
         self._caught_up.set()
+        if self._replayed:
+            # An earlier life's journal tells of requests that it did not see the end of.
+            await self._writer.close_lost()
+            self._replayed = False
 
     async def _write_again(self, records: Sequence[Record]) -> None:
         self.rows_lost += sum(record.closed for record in await self._writer.write(records))
+        self._replayed = True
         # Not before: a PostgreSQL that answers may still be unable to write.
         self._come_back()
 

@@ -87,6 +87,10 @@ class RowWriter:
         refuses even ``reduced``. Raises DatabaseAway: any of them may or may not have been written then."""
         return await self._connected_to(lambda connection: self._write(connection, records))
 
+    async def close_lost(self) -> None:
+        """Close what dead gateways left running. Raises DatabaseAway."""
+        await self._connected_to(self._close_lost)
+
     async def _connected_to(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         """What ``work`` gives. A connection that breaks may have been broken for long, while nobody looked:
         that says nothing about PostgreSQL, so it is tried once more on a new one."""
@@ -127,6 +131,11 @@ class RowWriter:
     async def _ask(self, connection: asyncpg.Connection) -> None:
         async with self._answering(self._timeout_seconds):
             await connection.execute("SELECT 1")
+
+    async def _close_lost(self, connection: asyncpg.Connection) -> None:
+        async with self._answering(self._timeout_seconds):
+            if closed := await liveness.close_lost(connection, self._gateway_id):
+                log.info("%d rows of gateways that are gone are lost", closed)
 
     async def _write(self, connection: asyncpg.Connection, records: Sequence[Record]) -> list[Record]:
         if not records:
