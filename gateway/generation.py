@@ -123,7 +123,7 @@ class Generation:
             case "error":
                 return GenerationError("The engine failed on this request.")
             case "unkept":
-                return Unavailable("The answer could not be recorded.", code="database_unavailable")
+                return Unavailable("The answer could not be recorded.", code="not_recorded")
             case _:
                 return None
 

@@ -60,7 +60,7 @@ async def test_an_answer_whose_row_is_kept_nowhere_does_not_end_well() -> None:
     house.recorder.keeps = False
     await house.stream("abc")
     assert house.client.text == "abc"
-    assert house.client.error["code"] == "database_unavailable"
+    assert house.client.error["code"] == "not_recorded"
     assert [choice["finish_reason"] for one in house.client.objects for choice in one.get("choices", [])] == (
         [None] * (len(house.client.objects) - 1)
     )
