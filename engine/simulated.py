@@ -13,6 +13,10 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from prometheus_client import REGISTRY
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
 from engine.base import (
     Delta,
     EngineError,
@@ -30,6 +34,26 @@ MAX_MODEL_LEN = 1_048_576
 
 # A stream without pauses gives the event loop back this often.
 TOKENS_PER_TURN = 16
+
+
+class TokenCounts(Collector):
+    """The tokens of all answers, also those that no one took, and of the prompts whose first token is there.
+
+    Plain numbers, since a Counter would take longer than a token does.
+    """
+
+    def __init__(self) -> None:
+        self.prompt = 0
+        self.generation = 0
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """As vLLM names them."""
+        yield CounterMetricFamily("simulated:prompt_tokens", "Prompt tokens.", value=self.prompt)
+        yield CounterMetricFamily("simulated:generation_tokens", "Generated tokens.", value=self.generation)
+
+
+COUNTS = TokenCounts()
+REGISTRY.register(COUNTS)
 
 
 class SimulatedEngine:
@@ -120,12 +144,15 @@ class SimulatedStream:
         """The next token, or the whole answer where the request does not stream."""
         target = self._tokens + 1 if self._stream else self._echo.tokens
         await self._until(self._first_due + self._interval * (target - 1))
-        self._tokens = self._generated(target)
+        if not self._aborted.is_set():
+            self._generate(target)
         return self._take()
 
     async def abort(self) -> None:
         """End after what has been generated so far."""
-        self._aborted.set()
+        if not self._aborted.is_set():
+            self._generate(0)
+            self._aborted.set()
 
     async def _until(self, due: float) -> None:
         pause = due - self._loop.time()
@@ -136,12 +163,14 @@ class SimulatedStream:
         elif self._tokens % TOKENS_PER_TURN == 0:
             await asyncio.sleep(0)
 
-    def _generated(self, target: int) -> int:
-        """How many tokens there are by now; at least ``target`` unless aborted before its time."""
+    def _generate(self, least: int) -> None:
+        """What is due by now, and at ``least`` so many tokens."""
         elapsed = self._loop.time() - self._first_due
         by_clock = int(elapsed / self._interval) + 1 if self._interval and elapsed >= 0 else 0
-        wanted = by_clock if self._aborted.is_set() else max(target, by_clock)
-        return min(max(self._tokens, wanted), self._echo.tokens)
+        tokens = min(max(self._tokens, by_clock, least), self._echo.tokens)
+        COUNTS.generation += tokens - self._tokens
+        COUNTS.prompt += len(self._prompt_token_ids) if tokens > 0 == self._tokens else 0
+        self._tokens = tokens
 
     def _take(self) -> Delta:
         """All that is new, up to the tokens generated so far."""

@@ -24,7 +24,7 @@ from engine.base import (
     StructuredOutput,
     TokenLogprob,
 )
-from engine.simulated import MAX_MODEL_LEN, SimulatedEngine, cut
+from engine.simulated import COUNTS, MAX_MODEL_LEN, SimulatedEngine, cut
 from engine.vllm_engine import prepare_environment
 from tests.strategies import echo_request, endings, few_letters, texts
 
@@ -290,6 +290,29 @@ async def test_an_abort_at_any_moment_keeps_what_was_generated(
     assert count <= whole
     if count < whole:
         assert deltas[-1].finish_reason == "abort"
+
+
+@given(texts, st.integers(0, 30), st.sampled_from([None, 50_000.0]), st.booleans(), st.booleans())
+async def test_the_counters_have_what_was_given_out(
+    text: str, read_before: int, tokens_per_second: float | None, stream: bool, taken: bool
+) -> None:
+    """Also what an aborted request had generated, ``taken`` or not."""
+    prompt, generation = COUNTS.prompt, COUNTS.generation
+    running = await SimulatedEngine(tokens_per_second=tokens_per_second).submit(
+        echo_request(text, stream=stream)
+    )
+    deltas: list[Delta] = []
+    while len(deltas) < read_before and not (deltas and deltas[-1].finish_reason):
+        deltas.append(await running.next())
+    await running.abort()
+    counted = COUNTS.generation - generation
+    if taken and not (deltas and deltas[-1].finish_reason):
+        deltas += await rest_of(running)
+        assert counted == len(token_ids(deltas))
+    assert counted >= len(token_ids(deltas))
+    assert COUNTS.generation - generation == counted
+    # As in vLLM, a prompt counts when its first token is there.
+    assert COUNTS.prompt - prompt == (len(text) if counted else 0)
 
 
 @given(few_letters, endings(), st.integers(0, 20))
