@@ -13,9 +13,11 @@ import asyncpg
 # One of the two halves of a lock's key; any number that no one else in the database uses.
 LOCK_CLASS = 1_413_829_460
 
+# A row that someone writes just now is not lost; whoever waited for it could wait in a circle.
 _CLOSE = """
-UPDATE message SET status = 'lost', finish_reason = 'lost'
-WHERE status = 'running' AND gateway_id = $1
+UPDATE message SET status = 'lost', finish_reason = 'lost' WHERE id IN (
+    SELECT id FROM message WHERE status = 'running' AND gateway_id = $1 FOR UPDATE SKIP LOCKED
+)
 """
 
 
