@@ -24,7 +24,8 @@
 A type that is not told is that of the class above. Further codes of InvalidRequest: invalid_value,
 missing_required_parameter, unknown_parameter, unsupported_parameter; of Unavailable: shutting_down,
 engine_unavailable, database_unavailable (not taken), not_recorded (answered, and the row is safe nowhere).
-Clients decide by the status; OpenAI's SDKs retry 408, 409, 429 and from 500 on, wait as long as ``retry-after-ms`` or ``retry-after`` say, and obey ``x-should-retry``.
+Clients decide by the status; OpenAI's SDKs retry 408, 409, 429 and from 500 on, wait as long as
+``retry-after-ms`` or ``retry-after`` say, and obey ``x-should-retry``.
 """
 
 from __future__ import annotations

