@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from persistence.journal import Contents, Journal, JournalUnavailable, Segment
-from persistence.message_row import Record, from_line, last_of_each, to_line
+from persistence.journal import MOST_RECORD_BYTES, Contents, Journal, JournalUnavailable, Segment
+from persistence.message_row import Record, from_line, last_of_each, reduced, to_line
 
 log = logging.getLogger("gateway.rows")
 
@@ -76,7 +76,7 @@ class Backlog:
         if not self._opened:
             await self.open()
         self._unsealed = True
-        await self._in_thread(lambda: self._journal.append([to_line(record) for record in records]))
+        await self._in_thread(lambda: self._journal.append([_line(record) for record in records]))
         if self._oldest is None:
             self._oldest = time.monotonic()
 
@@ -130,6 +130,14 @@ class Backlog:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+def _line(record: Record) -> bytes:
+    line = to_line(record)
+    if len(line) <= MOST_RECORD_BYTES:
+        return line
+    log.error("row %s is larger than the journal takes: it is kept in part", record.id.hex)
+    return to_line(reduced(record, "larger than the journal takes"))
 
 
 def _next(pieces: Iterator[Contents]) -> Contents | None:

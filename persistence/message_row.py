@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -54,6 +54,30 @@ class MessageRow:
     ttft_ms: float | None = None
     duration_ms: float | None = None
     error: str | None = None
+
+    @property
+    def characters(self) -> int:
+        """Of its text, about."""
+        return len(self.query) + len(self.response) + _characters(self.messages) + _characters(self.details)
+
+    def snapshot(self) -> MessageRow:
+        """It as it is now, whatever its request writes into it from now on."""
+        return replace(self, meta_data=dict(self.meta_data), details=dict(self.details))
+
+
+def _characters(value: object) -> int:
+    match value:
+        case str():
+            return len(value)
+        case dict():
+            return sum(map(_characters, value.values()))
+        case [int(), *_]:
+            # Token ids.
+            return 6 * len(value)
+        case list():
+            return sum(map(_characters, value))
+        case _:
+            return 0
 
 
 # The columns that a record has a value for, with PostgreSQL's types; the last four are message_content's.

@@ -243,11 +243,13 @@ class Recorder:
     async def _encoded(self, rows: Sequence[MessageRow]) -> list[Record]:
         gateway_id = self._writer.gateway_id
 
-        def encode() -> list[Record]:
+        def encode(rows: Sequence[MessageRow]) -> list[Record]:
             return [encoded(row, gateway_id, self._policy) for row in rows]
 
-        heavy = sum(len(row.query) + len(row.response) for row in rows) > THREAD_CHARACTERS
-        return await asyncio.to_thread(encode) if heavy else encode()
+        if sum(row.characters for row in rows) <= THREAD_CHARACTERS:
+            return encode(rows)
+        # A begun row may be closed meanwhile.
+        return await asyncio.to_thread(encode, [row.snapshot() for row in rows])
 
     async def _look_after_database(self) -> None:
         """Notice that it is away before a row has to, and that it is back; then write the journal's rows."""

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,7 +15,7 @@ from persistence import liveness
 from persistence.backlog import Backlog
 from persistence.database import Database, DatabaseUnavailable
 from persistence.embedded import EmbeddedPostgres
-from persistence.message_row import MessageRow
+from persistence.message_row import MessageRow, Record, encoded
 from persistence.recorder import MOST_ROWS, Recorder
 from persistence.row_writer import DatabaseAway
 from tests.persistence.rows import closed, expected, new_row, stored
@@ -327,6 +329,51 @@ async def test_so_many_waiting_rows_are_enough(recorder: Recorder) -> None:
     assert recorder.refusing is None
     recorder.begin(new_row())
     assert recorder.refusing == "Too many rows wait for the database."
+    await recorder.stop(SECONDS)
+
+
+async def test_a_row_that_is_closed_while_it_is_written_as_begun_has_its_end(
+    database: Database, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoding, may_go_on = threading.Event(), threading.Event()
+
+    def slowly(row: MessageRow, *rest: Any) -> Record:
+        """The response is read early, the rest of the row late."""
+        response = row.response
+        encoding.set()
+        may_go_on.wait(SECONDS)
+        return encoded(replace(row, response=response), *rest)
+
+    monkeypatch.setattr("persistence.recorder.THREAD_CHARACTERS", 0)
+    monkeypatch.setattr("persistence.recorder.encoded", slowly)
+    row = new_row()
+    recorder.begin(row)
+    assert await asyncio.to_thread(encoding.wait, SECONDS)
+    row.meta_data["late"] = True
+    closing = asyncio.create_task(recorder.close(closed(row), SECONDS))
+    await asyncio.sleep(0)
+    may_go_on.set()
+    assert await closing
+    assert recorder.rows_written == 2
+    assert await stored(database) == {row.id: expected(row)}
+
+
+async def test_a_row_that_is_too_large_for_the_journal_is_kept_in_part(
+    unsteady: Unsteady, backlog: Backlog, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persistence.backlog.MOST_RECORD_BYTES", 2000)
+    recorder = Recorder(unsteady, backlog)
+    await recorder.start()
+    await unsteady.leave()
+    small, large = closed(new_row()), closed(new_row(details={"tools": ["x" * 3000]}))
+    assert all(await asyncio.gather(*(recorder.close(row, SECONDS) for row in (small, large))))
+    unsteady.come_back()
+    await until(recorder, away=False)
+    found = await stored(database)
+    assert found[small.id] == expected(small)
+    reason = {"reduced": "larger than the journal takes"}
+    assert found[large.id] == expected(large) | {"details": {}, "meta_data": reason}
+    assert recorder.rows_lost == 0
     await recorder.stop(SECONDS)
 
 
