@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx
@@ -38,6 +39,30 @@ def test_while_the_database_hangs_readiness_says_so_and_requests_go_on(data_dir:
             assert problem.startswith("PostgreSQL: no answer within 0.3 s; ")
             gateway.wait_for(lambda: client.get("/health/ready").json()["status"] == "ready")
         assert gateway.row(answer.json()["id"])["response"] == "kept"
+
+
+@pytest.mark.vllm
+def test_the_real_engine_streams_while_the_database_hangs(demo: Gateway) -> None:
+    database = [process for process in demo.processes() if process.name() == "postgres"]
+    assert len(database) > 1
+    body = {"prompt": "Once upon a time", "max_tokens": 40, "temperature": 0, "stream": True}
+    with httpx.Client(base_url=demo.base_url, timeout=60) as client:
+        for process in database:
+            process.suspend()
+        try:
+            answer = client.post("/v1/completions", json=body).text
+            metrics = client.get("/metrics").text
+        finally:
+            for process in database:
+                process.resume()
+        demo.wait_for(lambda: "\ngateway_journal_rows 0.0\n" in client.get("/metrics").text)
+        demo.wait_for(lambda: client.get("/health/ready").json()["status"] == "ready")
+    assert "\ngateway_database_away 1.0\n" in metrics
+    *chunks, done = [event.removeprefix("data: ") for event in answer.split("\n\n")[:-1]]
+    assert done == "[DONE]"
+    texts = [choice["text"] for chunk in map(json.loads, chunks) for choice in chunk["choices"]]
+    row = demo.row(json.loads(chunks[0])["id"])
+    assert (row["status"], row["response"], row["completion_tokens"]) == ("completed", "".join(texts), 40)
 
 
 @pytest.mark.vllm
