@@ -26,7 +26,7 @@ serve: install
 	    $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
 
 test: install $(if $(and $(shell command -v node 2>&1),$(shell command -v npm 2>&1)),$(NODE_PACKAGES))
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-faults: install
 	FAULTS=long $(BIN)/python -m pytest -s --timeout 7200 tests/faults
