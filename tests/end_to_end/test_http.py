@@ -107,7 +107,11 @@ def test_a_bomb_is_refused(strict: Gateway) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
 
-@pytest.mark.parametrize("packed", [b"{}", gzip.compress(b"{}")[:-3], gzip.compress(b"{}") * 2])
+@pytest.mark.parametrize(
+    "packed",
+    [b"{}", gzip.compress(b"{}")[:-3], gzip.compress(b"{}") * 2],
+    ids=["not packed", "cut off", "packed twice"],
+)
 def test_broken_gzip_is_refused(client: httpx.Client, packed: bytes) -> None:
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
     answer = client.post(CHAT, content=packed, headers=headers)
