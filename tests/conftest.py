@@ -15,6 +15,8 @@ END_TO_END = Path(__file__).parent / "end_to_end"
 REAL = {"demo", "chatglm3"}
 
 
+# Before xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """What may run side by side where several workers do (``-n``): a start of the engine, and the data
     directory of the demo model, are shared by all tests that need them; any other test by its file."""
