@@ -25,8 +25,11 @@ serve: install
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(ENGINE),--engine '$(ENGINE)') \
 	    $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
 
+# The tests of the real engine mostly wait for it to start: all others run beside them.
 test: install $(if $(and $(shell command -v node 2>&1),$(shell command -v npm 2>&1)),$(NODE_PACKAGES))
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@mkdir -p build; $(BIN)/python -m pytest -m vllm >build/tests-vllm.txt 2>&1 & vllm=$$!; \
+	    $(BIN)/python -m pytest -m 'not vllm'; others=$$?; \
+	    wait $$vllm; vllm=$$?; cat build/tests-vllm.txt; exit $$((others ? others : vllm))
 
 test-faults: install
 	FAULTS=long $(BIN)/python -m pytest -s --timeout 7200 tests/faults
