@@ -112,8 +112,8 @@ _MESSAGE, _CONTENT = _NAMES[:-4], ["id", *_NAMES[-4:]]
 _CLOSED = _NAMES[_NAMES.index("status") : _NAMES.index("meta_data") + 1]
 _STATUS, _QUERY = _NAMES.index("status"), _NAMES.index("query")
 
-# For the connection that runs WRITE. Its plan, and those of the foreign keys behind it, are made once: that takes
-# longer than to write a row. The tables may be empty then, and it must not be what is best for these.
+# For the connection that runs WRITE. Its plan, and those of the foreign keys behind it, are made once: that
+# takes longer than to write a row. The tables may be empty then, and it must not be what is best for these.
 SESSION = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
 
 # Only names of our own go into the statement. All who write lock in one order, conversations before messages,
