@@ -138,7 +138,11 @@ class Recorder:
             await self._backlog.open()
         except JournalUnavailable as error:
             self._journal_failed(error)
-        await self._writer.check()
+        try:
+            await self._writer.check()
+        except DatabaseAway:
+            await self._backlog.close()
+            raise
         self._look.set()
         self._tasks = [
             asyncio.create_task(self._write_all(), name="recorder"),
@@ -266,6 +270,9 @@ class Recorder:
                 self._leave(error)
                 self._look.clear()
                 pause = min(pause * 2, LAST_RETRY_SECONDS)
+            except Exception:
+                # A bug of ours; without this task PostgreSQL would never be back.
+                log.exception("what the journal has could not be written; it is tried again")
 
     async def _catch_up(self) -> None:
         await self._writer.check()

@@ -398,9 +398,37 @@ async def test_async_answers_do_not_wait_and_their_rows_come_soon(
     await recorder.stop(SECONDS)
 
 
-async def test_a_start_without_postgresql_fails(unsteady: Unsteady, backlog: Backlog) -> None:
-    unsteady.come_back()
+async def test_a_start_without_postgresql_fails_and_holds_nothing(
+    unsteady: Unsteady, backlog: Backlog, tmp_path: Path
+) -> None:
     unsteady.is_away = True
     with pytest.raises(DatabaseAway, match="gone"):
         await Recorder(unsteady, backlog).start()
-    await backlog.close()
+    unsteady.come_back()
+    again = Recorder(unsteady, Backlog(tmp_path / "journal", 2**30))
+    await again.start()
+    assert [path.name for path in (tmp_path / "journal").iterdir()] == ["1"]
+    await again.stop(SECONDS)
+
+
+async def test_a_failure_of_our_own_does_not_keep_postgresql_away(
+    unsteady: Unsteady, backlog: Backlog, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay, failures = backlog.replay, [ZeroDivisionError("a bug of ours")]
+
+    async def fails_once(write: Any) -> bool:
+        if backlog.rows and failures:
+            raise failures.pop()
+        return await replay(write)
+
+    monkeypatch.setattr(backlog, "replay", fails_once)
+    recorder = Recorder(unsteady, backlog)
+    await recorder.start()
+    await unsteady.leave()
+    row = closed(new_row())
+    assert await recorder.close(row, SECONDS)
+    unsteady.come_back()
+    await until(recorder, away=False)
+    assert failures == []
+    assert await stored(database) == {row.id: expected(row)}
+    await recorder.stop(SECONDS)
