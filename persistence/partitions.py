@@ -124,12 +124,15 @@ async def _make_one(connection: asyncpg.Connection, partitioned: Partitioned, st
     """
     table, name = partitioned.table, partitioned.name(start)
     bounds = f"FROM ('{least_id(start)}') TO ('{least_id(partitioned.after(start))}')"
-    async with connection.transaction():
-        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        # Two that make the same table get an error that says nothing of tables.
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", PARTITION_LOCK)
-        if await _is_there(connection, partitioned, name):
-            return False
-        await connection.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL) WITH ({STORAGE})")
-        await connection.execute(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES {bounds}")
-        return True
+    try:
+        # Sent as one, and so one transaction: there is no rollback to wait for where it is cut off. Without
+        # the lock, two that make the same table get an error that says nothing of tables.
+        await connection.execute(f"""
+            SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';
+            SELECT pg_advisory_xact_lock({PARTITION_LOCK});
+            CREATE TABLE {name} (LIKE {table} INCLUDING ALL) WITH ({STORAGE});
+            ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES {bounds};
+        """)
+    except asyncpg.DuplicateTableError:
+        return False
+    return True
