@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from gateway import cors, openapi
-from gateway.errors import GatewayError, from_status, from_validation, response_to
+from gateway.error_shapes import response_to
+from gateway.errors import GatewayError, from_status, from_validation
 from gateway.lifecycle import Lifecycle
 from gateway.request_context import RequestContext
 from gateway.routes import openai, operations, tokens
@@ -61,24 +62,23 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Every refusal in OpenAI's shape."""
+    """Every refusal in the shape of its route's dialect."""
 
     @app.exception_handler(GatewayError)
     async def refused(request: Request, error: GatewayError) -> Response:
         request.state.summary = f" {error.message}"
-        return response_to(error)
+        return response_to(error, request.url.path)
 
     @app.exception_handler(HTTPException)
     async def refused_by_starlette(request: Request, error: HTTPException) -> Response:
-        response = response_to(
-            from_status(error.status_code, str(error.detail), request.method, request.url.path)
-        )
+        path = request.url.path
+        response = response_to(from_status(error.status_code, str(error.detail), request.method, path), path)
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return response_to(from_validation(error.errors()))
+        return response_to(from_validation(error.errors()), request.url.path)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:

@@ -30,17 +30,14 @@ Clients decide by the status; OpenAI's SDKs retry 408, 409, 429 and from 500 on,
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
-from starlette.responses import Response
 
 from engine.base import EngineDead, EngineError, EngineOverloaded, RequestRefused
-from gateway.last_answer import LastAnswer
 from gateway.validation import explained
 
 RETRY_AFTER_SECONDS = 5
@@ -53,6 +50,7 @@ class GatewayError(Exception):
 
     ``message`` is for people; ``code`` and ``param`` for programs: what went wrong, and the field of
     the request that is at fault. ``closes`` where the request's body may be left unread.
+    ``invalid_fields``: pydantic's errors, where a body did not pass.
     """
 
     status = 500
@@ -67,6 +65,7 @@ class GatewayError(Exception):
         self.param = param
         self.code = code or type(self).code
         self.headers: dict[str, str] = dict(self.fixed_headers)
+        self.invalid_fields: Sequence[Mapping[str, Any]] = ()
 
 
 class InvalidRequest(GatewayError):
@@ -236,7 +235,9 @@ def from_validation(
 ) -> InvalidRequest:
     """pydantic's errors as one sentence that names the first field at fault; with the ``model`` that was
     asked for, also a number's whole range."""
-    return InvalidRequest(*explained(errors, model))
+    refusal = InvalidRequest(*explained(errors, model))
+    refusal.invalid_fields = errors
+    return refusal
 
 
 def body_of(error: GatewayError) -> dict[str, Any]:
@@ -249,17 +250,6 @@ def body_of(error: GatewayError) -> dict[str, Any]:
             "code": error.code,
         }
     }
-
-
-def response_to(error: GatewayError) -> Response:
-    """The answer to a request that failed before its first byte."""
-    kind = LastAnswer if error.closes else Response
-    return kind(
-        json.dumps(body_of(error), ensure_ascii=False).encode(errors="backslashreplace"),
-        status_code=error.status,
-        media_type="application/json",
-        headers=error.headers,
-    )
 
 
 def from_status(status: int, detail: str, method: str, path: str) -> GatewayError:

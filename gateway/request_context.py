@@ -11,7 +11,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from gateway.errors import GatewayError, response_to
+from gateway.error_shapes import response_to
+from gateway.errors import GatewayError
 
 log = logging.getLogger("gateway.access")
 
@@ -41,7 +42,7 @@ class RequestContext:
     Puts ``request_id`` into the request's state and on the answer as ``x-request-id``, beside
     ``openai-version`` and ``openai-processing-ms``, the milliseconds from the request's arrival to the
     answer's headers; logs one line for each request, whose state may carry a ``summary`` for it; turns
-    what a route did not expect into a 500 in OpenAI's shape, or ends the connection where the answer
+    what a route did not expect into a 500 in its dialect's shape, or ends the connection where the answer
     had begun.
     """
 
@@ -80,9 +81,8 @@ class RequestContext:
             if status:
                 # The server closes the connection: a cut answer must not look like a whole one.
                 raise
-            await response_to(GatewayError("The gateway failed on this request."))(
-                scope, receive, send_with_headers
-            )
+            failure = GatewayError("The gateway failed on this request.")
+            await response_to(failure, scope["path"])(scope, receive, send_with_headers)
         if self._access_log:
             log.info(
                 "%s %s %s %.1f ms %s%s",

@@ -176,6 +176,19 @@ class Settings(BaseSettings):
     cors_allow_credentials: bool = Field(
         False, description="Whether those pages may send cookies and HTTP logins; not with *."
     )
+    authentication: bool = Field(
+        False, description="Whether callers have to log in, and see only what is theirs."
+    )
+    session_days: float = Field(
+        30.0, gt=0, le=3650, description="How long a login holds when it is not used, in days."
+    )
+    stream_style: Literal["delta", "cumulative"] = Field(
+        "delta",
+        description="Chatchat's streams: each event has what is new, or the whole text so far.",
+    )
+    web_root: Path | None = Field(
+        None, description="Folder of a built web front end, served at /; default: none."
+    )
     drain_seconds: float = Field(
         30.0, ge=0, description="How long running requests may go on after SIGTERM, in seconds."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from starlette.responses import Response
@@ -33,24 +33,37 @@ class Chunks(Protocol):
         """The end."""
 
 
+def error_event(error: GatewayError) -> bytes:
+    """A failure in a stream of OpenAI's."""
+    return event(body_of(error))
+
+
 class EventStream(Response):
     """Streams one generation.
 
     Nothing is sent before the engine's first output, so a request that it refuses still gets a real
     status; but for comments, which keep the connection alive while nothing else has been sent for
     ``keep_alive_seconds`` (0: never). The end (finish_reason, usage, ``[DONE]``) leaves in one write, after
-    the rows' commit. A failure on the way is an event with the key ``error``, and no ``[DONE]``.
+    the rows' commit. A failure on the way is one event, ``encode_failure`` of it, and no ``[DONE]``; OpenAI's
+    has the key ``error``.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, generation: Generation, chunks: Chunks, keep_alive_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        chunks: Chunks,
+        keep_alive_seconds: float = 0.0,
+        encode_failure: Callable[[GatewayError], bytes] = error_event,
+    ) -> None:
         super().__init__(headers=HEADERS)
         # A stream's length is not known.
         del self.headers["content-length"]
         self._generation = generation
         self._chunks = chunks
         self._keep_alive_seconds = keep_alive_seconds
+        self._encode_failure = encode_failure
         self._started = False
         self._sent_at = 0.0
         self._sending = False
@@ -70,7 +83,7 @@ class EventStream(Response):
                 if not self._started:
                     raise
                 await generation.settle(error)
-                await self._send(event(body_of(error)), more=False)
+                await self._send(self._encode_failure(error), more=False)
             finally:
                 await self._end_comments()
 

@@ -39,6 +39,7 @@ class MessageRow:
     query: str
     chat_type: str
     conversation_id: str | None = None
+    user_id: UUID | None = None
     meta_data: dict[str, Any] = field(default_factory=dict)
     messages: list[dict[str, Any]] | None = None
     details: dict[str, Any] = field(default_factory=dict)
@@ -85,6 +86,7 @@ COLUMNS = {
     "id": "uuid",
     "create_time": "timestamptz",
     "conversation_id": "text",
+    "user_id": "uuid",
     "chat_type": "text",
     "endpoint": "text",
     "model": "text",
@@ -127,8 +129,8 @@ WITH record AS (
     SELECT (SELECT id FROM conversation WHERE id = named.id FOR KEY SHARE) AS id
     FROM (SELECT DISTINCT conversation_id AS id FROM record ORDER BY id) AS named
 ), unknown AS (
-    INSERT INTO conversation (id, chat_type, create_time)
-    SELECT DISTINCT ON (conversation_id) conversation_id, chat_type, create_time FROM record
+    INSERT INTO conversation (id, user_id, chat_type, create_time)
+    SELECT DISTINCT ON (conversation_id) conversation_id, user_id, chat_type, create_time FROM record
     WHERE conversation_id IS NOT NULL AND conversation_id NOT IN (SELECT id FROM known WHERE id IS NOT NULL)
         AND (SELECT id FROM message WHERE id = record.id) IS NULL
     ORDER BY conversation_id, record.id
@@ -182,6 +184,7 @@ def _encoded(row: MessageRow, gateway_id: int, policy: ContentPolicy) -> Record:
         row.id,
         row.create_time,
         None if row.conversation_id is None else to_column(row.conversation_id),
+        row.user_id,
         row.chat_type,
         row.endpoint,
         to_column(row.model),
@@ -236,6 +239,8 @@ def to_line(record: Record) -> bytes:
     """The record as a line of JSON, for the journal. A lone surrogate is kept as it is."""
     fields = dict(zip(COLUMNS, record.values, strict=True))
     fields["id"], fields["create_time"] = record.id.hex, fields["create_time"].isoformat()
+    if fields["user_id"] is not None:
+        fields["user_id"] = fields["user_id"].hex
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
 
 
@@ -245,6 +250,9 @@ def from_line(line: bytes) -> Record:
         fields = json.loads(line.decode(errors="surrogatepass"))
         fields["id"] = UUID(hex=fields["id"])
         fields["create_time"] = datetime.fromisoformat(fields["create_time"])
+        # A journal from before there were users has no such key.
+        user_id = fields.get("user_id")
+        fields["user_id"] = None if user_id is None else UUID(hex=user_id)
         values = tuple(fields[name] for name in COLUMNS)
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a record: {error!r}") from error

@@ -1,4 +1,4 @@
-"""The partitions of message (by month) and message_content (by day), made as they are needed.
+"""The partitions of message (by month), message_content and feedback (by day), made as they are needed.
 
 Their bounds are ids: a UUIDv7 begins with its milliseconds since 1970 (RFC 9562, 5.7), so the least id of
 a moment is these 48 bits and zeros.
@@ -64,6 +64,7 @@ class Partitioned:
 
 MESSAGE = Partitioned("message", "month")
 CONTENT = Partitioned("message_content", "day")
+FEEDBACK = Partitioned("feedback", "day")
 
 
 def least_id(moment: datetime) -> UUID:
@@ -87,12 +88,15 @@ async def make_ahead(connection: asyncpg.Connection) -> list[str]:
     ]
 
 
-async def make_for(connection: asyncpg.Connection, ids: Iterable[UUID]) -> list[str]:
-    """Make the partitions that rows with these ``ids`` need; gives the names of the new ones."""
+async def make_for(
+    connection: asyncpg.Connection, ids: Iterable[UUID], tables: Iterable[Partitioned] = (MESSAGE, CONTENT)
+) -> list[str]:
+    """Make the partitions of ``tables`` that rows with these message ids need; gives the names of the new
+    ones."""
     moments = {moment_of(id_) for id_ in ids}
     return [
         name
-        for partitioned in (MESSAGE, CONTENT)
+        for partitioned in tables
         for name in await _make(connection, partitioned, {partitioned.start(moment) for moment in moments})
     ]
 

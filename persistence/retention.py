@@ -20,7 +20,7 @@ from uuid import UUID
 
 import asyncpg
 
-from persistence.partitions import CONTENT, LOCK_TIMEOUT, MESSAGE, Partitioned, least_id, moment_of
+from persistence.partitions import CONTENT, FEEDBACK, LOCK_TIMEOUT, MESSAGE, Partitioned, least_id, moment_of
 from persistence.usage import COUNTS, KEY, bounds_of, sums_of
 
 log = logging.getLogger("gateway.retention")
@@ -52,8 +52,8 @@ class Partition:
 async def drop_expired(
     connection: asyncpg.Connection, now: datetime, content_days: int | None, rows_days: int | None
 ) -> list[str]:
-    """Drop the days of content that ended ``content_days`` before ``now``, and the months of rows that ended
-    ``rows_days`` before, with their content; None keeps all. Gives the names of what was dropped.
+    """Drop the days of content and feedback that ended ``content_days`` before ``now``, and the months of
+    rows that ended ``rows_days`` before, with theirs; None keeps all. Gives the names of what was dropped.
 
     It does nothing while another gateway is at it, and leaves a month in which a row is still running.
     Raises asyncpg.LockNotAvailableError when others use a table for so long that it can't be had: what was
@@ -67,9 +67,10 @@ async def drop_expired(
         bounds.append(MESSAGE.start(rows_bound))
         months = await _expired(connection, MESSAGE, rows_bound)
     dropped = []
-    for day in await _expired(connection, CONTENT, max(bounds)) if bounds else []:
-        if await _drop_content(connection, day):
-            dropped.append(day.name)
+    for partitioned in (CONTENT, FEEDBACK) if bounds else ():
+        for day in await _expired(connection, partitioned, max(bounds)):
+            if await _drop_content(connection, day):
+                dropped.append(day.name)
     for month in months:
         if await _drop_rows(connection, month):
             dropped.append(month.name)

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Sequence,
     Table,
@@ -77,6 +78,8 @@ message = Table(
     # -1: none given yet.
     Column("feedback_score", Integer, nullable=False, server_default="-1"),
     Column("feedback_reason", ExactText, nullable=False, server_default=""),
+    # Whose it is, where that is known. No foreign key: a row is still there when its user has gone.
+    Column("user_id", Uuid),
     # The last turns of a conversation.
     Index(
         "message_conversation",
@@ -84,6 +87,8 @@ message = Table(
         "id",
         postgresql_where=text("conversation_id IS NOT NULL"),
     ),
+    # A caller's latest messages.
+    Index("message_user", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
     # What a dead gateway left.
     Index("message_running", "gateway_id", postgresql_where=text("status = 'running'")),
     postgresql_partition_by="RANGE (id)",
@@ -103,6 +108,36 @@ message_content = Table(
     postgresql_partition_by="RANGE (id)",
 )
 """The text of a message; a partition for each day of UTC. None where the content policy keeps no text."""
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("message_id", Uuid, primary_key=True),
+    # The client's own, or made here: the same one twice is the same feedback.
+    Column("id", ExactText, primary_key=True),
+    Column("user_id", Uuid),
+    # 0 to 100, higher is better.
+    Column("score", Integer, nullable=False),
+    Column("reason", ExactText, nullable=False, server_default=""),
+    # The answer as it should have been.
+    Column("correction", ExactText),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+    postgresql_partition_by="RANGE (message_id)",
+)
+"""All that was said of a message; the latest stands in the message's own row, too. Partitions as those of
+message_content, made when they are needed: it is text, and goes when that goes."""
+
+session = Table(
+    "session",
+    metadata,
+    # SHA-256 of the cookie's value, which is random: it can be neither read here nor guessed.
+    Column("token_hash", LargeBinary, primary_key=True),
+    Column("user_id", Uuid, ForeignKey("user.id", ondelete="CASCADE"), nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+    Column("expire_time", DateTime(timezone=True), nullable=False),
+    Index("session_user", "user_id"),
+    Index("session_expire", "expire_time"),
+)
 
 usage_by_day = Table(
     "usage_by_day",

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from adapters.openai.chat_request import ChatCompletionRequest
 from engine.base import EngineDead, EngineError, EngineOverloaded, GenerationFailed, RequestRefused
+from gateway.error_shapes import response_to
 from gateway.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -33,7 +34,6 @@ from gateway.errors import (
     from_engine,
     from_status,
     from_validation,
-    response_to,
 )
 from tests.strategies import json_values
 
@@ -159,15 +159,15 @@ def test_when_to_come_again_is_never_too_early(seconds: float, whole: str, milli
     }
     away = Unavailable("Full.", retry_after_seconds=seconds)
     for error in (limited, away):
-        headers = response_to(error).headers
+        headers = response_to(error, "/v1/models").headers
         assert (headers["retry-after"], headers["retry-after-ms"]) == (whole, milliseconds)
 
 
 def test_an_error_says_what_else_a_client_has_to_know() -> None:
-    assert response_to(InvalidApiKey("x")).headers["www-authenticate"] == "Bearer"
-    assert response_to(UnsupportedEncoding("x")).headers["accept-encoding"] == "gzip, identity"
+    assert response_to(InvalidApiKey("x"), "/v1/models").headers["www-authenticate"] == "Bearer"
+    assert response_to(UnsupportedEncoding("x"), "/v1/models").headers["accept-encoding"] == "gzip, identity"
     for kind in (InsufficientQuota, DeadlineExceeded):
-        assert response_to(kind("x")).headers["x-should-retry"] == "false"
+        assert response_to(kind("x"), "/v1/models").headers["x-should-retry"] == "false"
 
 
 def test_one_errors_headers_are_not_anothers() -> None:
@@ -196,7 +196,7 @@ def test_an_engines_failure_means_something_to_a_client(
 
 @given(st.text(st.characters()))
 def test_a_response_is_json_whatever_the_message_holds(message: str) -> None:
-    response = response_to(Unavailable(message))
+    response = response_to(Unavailable(message), "/v1/models")
     assert response.status_code == 503
     assert response.headers["content-type"] == "application/json"
     assert response.headers["retry-after"].isdecimal()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from adapters.openai.body import LABEL_FIELDS, SAMPLING_FIELDS, Body
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
-from gateway.routes.openai import asked_fields
+from gateway.asking import asked_fields
 from persistence.content_policy import ContentPolicy
 from persistence.exact_text import json_to_column, to_column
 from persistence.message_row import COLUMNS, MessageRow, encoded

@@ -87,5 +87,6 @@ def wild_records(draw: st.DrawFn) -> Record:
     if draw(st.booleans()):
         values |= dict.fromkeys(("query", "response", "messages", "details"))
     moment = draw(st.datetimes(timezones=st.just(UTC))).replace(fold=0)
-    values |= {"id": uuid7(), "create_time": moment}
+    # A user who is not there can have no conversation.
+    values |= {"id": uuid7(), "create_time": moment, "user_id": None}
     return Record(tuple(values[name] for name in COLUMNS), 0)

@@ -1,0 +1,142 @@
+"""From a checked body to what the engine is given, and its row; the same for every dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import Request
+
+from adapters.chat_format import Prompt
+from adapters.openai.body import Body
+from adapters.openai.chat_request import ChatCompletionRequest
+from adapters.openai.completion_request import CompletionRequest
+from adapters.text_reader import SilentReader
+from engine.base import ChatMessage, GenerationRequest, ModelCard
+from gateway.access.caller import Caller
+from gateway.access.ownership import check_conversation
+from gateway.deadline import deadline_seconds
+from gateway.generation import Generation
+from gateway.lifecycle import Lifecycle
+from gateway.prompt_answer import Query
+from gateway.prompting import chat_prompt, check, completion_prompt, token_budget
+from gateway.stored_turns import stored_turns
+from persistence.message_row import MessageRow
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One prompt of a request: what the engine is given, what the client wants repeated, and its row."""
+
+    prompt: Prompt
+    messages: Sequence[ChatMessage]
+    echo: str
+    row: MessageRow
+
+
+async def chat_asked(
+    request: Request,
+    lifecycle: Lifecycle,
+    caller: Caller,
+    body: ChatCompletionRequest,
+    chat_type: str = "llm_chat",
+) -> Asked:
+    """The next turn of a conversation; stored turns are those of ``chat_type``. Raises GatewayError."""
+    check(body, lifecycle.engine.card)
+    await check_conversation(lifecycle, caller, body.conversation_id)
+    last_query = next((message.text for message in reversed(body.messages) if message.role == "user"), "")
+    row = new_row(request, lifecycle, caller, body, last_query, chat_type)
+    row.meta_data = asked_fields(body)
+    if len(body.messages) > 1 or body.messages[0].role != "user":
+        row.messages = [message.stored_fields() for message in body.messages]
+    row.details = body.history_fields() | body.tool_fields()
+    turns = await stored_turns(lifecycle, body, chat_type)
+    made = await chat_prompt(
+        lifecycle.chat_format, lifecycle.engine.card, body, lifecycle.prompt_templates, turns
+    )
+    row.meta_data |= turns_field(body, made.turns)
+    return Asked(made.prompt, made.messages, body.echoed, row)
+
+
+async def completion_asked(
+    request: Request, lifecycle: Lifecycle, caller: Caller, body: CompletionRequest
+) -> list[Asked]:
+    """The continuation of each of ``body``'s prompts. Raises GatewayError."""
+    check(body, lifecycle.engine.card)
+    await check_conversation(lifecycle, caller, body.conversation_id)
+    shared = asked_fields(body)
+    turns = await stored_turns(lifecycle, body, "completion")
+    chat_format, card, templates = lifecycle.chat_format, lifecycle.engine.card, lifecycle.prompt_templates
+    asked: list[Asked] = []
+    for place, given in enumerate(body.prompts):
+        made = await completion_prompt(chat_format, card, body, templates, given, turns)
+        prompt, text = made.prompt, made.text
+        query = given if isinstance(given, str) else text
+        row = new_row(request, lifecycle, caller, body, query, "completion")
+        row.meta_data, row.details = shared | turns_field(body, made.turns), body.history_fields()
+        if not isinstance(given, str):
+            row.details["prompt_token_ids"] = given
+        if len(body.prompts) > 1:
+            row.meta_data["answer"] = {"id": (asked[0].row if asked else row).id.hex, "prompt": place}
+        if body.only_prompt:
+            prompt = replace(prompt, new_reader=SilentReader)
+        asked.append(Asked(prompt, (ChatMessage("user", text),), text if body.echo else "", row))
+    return asked
+
+
+def new_row(
+    request: Request, lifecycle: Lifecycle, caller: Caller, body: Body, query: str, chat_type: str
+) -> MessageRow:
+    """The row of a prompt that is about to run."""
+    return MessageRow(
+        endpoint=request.url.path,
+        model=lifecycle.engine.card.name,
+        request_id=request.state.request_id,
+        query=query,
+        chat_type=chat_type,
+        conversation_id=body.conversation_id,
+        user_id=caller.user_id,
+    )
+
+
+def asked_fields(body: Body) -> dict[str, Any]:
+    """What was asked for beside all text, for the row's meta_data."""
+    return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields()
+
+
+def turns_field(body: Body, turns: int) -> dict[str, Any]:
+    """How many stored turns came before, where they were asked for, for the row's meta_data."""
+    return {"turns": turns} if body.stored_turns else {}
+
+
+def opened(
+    request: Request, lifecycle: Lifecycle, body: Body, asked: Sequence[Asked], param: str
+) -> Generation:
+    """The way of a request through the gateway. ``param``: the field that a prompt comes from, for errors.
+    Raises InvalidRequest."""
+    return lifecycle.generations.open(
+        [query_of(body, one, lifecycle.engine.card, param) for one in asked],
+        request.receive,
+        deadline_seconds(request.headers, lifecycle.settings.request_timeout_seconds),
+    )
+
+
+def query_of(body: Body, asked: Asked, card: ModelCard, param: str) -> Query:
+    """The engine's requests for one prompt: one for each choice. Raises InvalidRequest."""
+    prompt = asked.prompt
+    budget = token_budget(prompt.token_ids, body.token_limit, card, param)
+    requests = [
+        GenerationRequest(
+            request_id=asked.row.id.hex + (f"-{choice}" if choice else ""),
+            prompt_token_ids=prompt.token_ids,
+            messages=tuple(asked.messages),
+            sampling=body.sampling(budget, prompt, choice),
+            stream=bool(body.stream) or prompt.ends_early,
+            detokenize=not prompt.reads_ids,
+            priority=body.priority or 0,
+            cache_salt=body.cache_salt,
+        )
+        for choice in range(body.choice_count)
+    ]
+    return Query(asked.row, requests, prompt.new_reader, body.field_names)

@@ -1,0 +1,45 @@
+"""The answer to a request that failed before its first byte, in the shape of the dialect that it came in.
+
+OpenAI's routes answer with OpenAI's error object. Chatchat's own (0.2) answer with its BaseResponse beside
+FastAPI's ``detail``, for the official client shows the ``msg`` of any object whose ``code`` is not 200, and
+nothing of a ``detail`` alone. Under /api fufan's front end reads ``status`` and ``message``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import Response
+
+from gateway.errors import GatewayError, body_of
+from gateway.last_answer import LastAnswer
+
+NATIVE = ("/chat/", "/other/", "/llm_model/", "/server/", "/api/")
+FUFAN = "/api/"
+# Of Chatchat 0.3: OpenAI's dialect under another path.
+OPENAI = ("/chat/chat/completions",)
+
+
+def response_to(error: GatewayError, path: str) -> Response:
+    """The failure of a request to ``path``."""
+    native = path.startswith(NATIVE) and path not in OPENAI
+    # FastAPI's own status for a body that did not pass.
+    status = 422 if native and error.invalid_fields else error.status
+    body = native_body(error, status, path) if native else body_of(error)
+    kind = LastAnswer if error.closes else Response
+    return kind(
+        json.dumps(body, ensure_ascii=False).encode(errors="backslashreplace"),
+        status_code=status,
+        media_type="application/json",
+        headers=error.headers,
+    )
+
+
+def native_body(error: GatewayError, status: int, path: str) -> dict[str, Any]:
+    """``code`` is the HTTP status; ``detail`` is FastAPI's list where fields are at fault, else the text."""
+    fields = [
+        {"type": one["type"], "loc": ["body", *one["loc"]], "msg": one["msg"]} for one in error.invalid_fields
+    ]
+    body = {"code": status, "msg": error.message, "data": None, "detail": fields or error.message}
+    return body | ({"status": status, "message": error.message} if path.startswith(FUFAN) else {})
