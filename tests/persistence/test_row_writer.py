@@ -7,9 +7,12 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
+from persistence import liveness
 from persistence.database import Database
 from persistence.message_row import encoded
 from persistence.row_writer import DatabaseAway, RowWriter
@@ -25,7 +28,8 @@ async def writer(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     await earlier.check()
     await earlier.write([encoded(new_row(), earlier.gateway_id)])
     await earlier.close()
-    monkeypatch.setattr("persistence.liveness._CLOSE", "SELECT pg_sleep(60 + 0 * ($1::int4 + $2::int4))")
+    statement = f"SELECT pg_sleep(60 + 0 * ($1::int4 + $2::int4)) -- {uuid4()}"
+    monkeypatch.setattr("persistence.liveness._CLOSE", statement)
     writer = RowWriter(database, 0.5, lambda: None)
     await writer.check()
     yield writer
@@ -36,8 +40,10 @@ async def sweeping(database: Database) -> int:
     """The process of PostgreSQL that is at it."""
     async with asyncio.timeout(SECONDS), database.engine.connect() as connection:
         while True:
-            found = await connection.exec_driver_sql(
-                "SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%%' AND state = 'active'"
+            # That of an earlier test may still sleep.
+            found = await connection.execute(
+                text("SELECT pid FROM pg_stat_activity WHERE query = :statement AND state = 'active'"),
+                {"statement": liveness._CLOSE},
             )
             if (pid := found.scalar()) is not None:
                 return int(pid)
