@@ -6,16 +6,13 @@ They are known when that statement is planned, so of its partitions only those o
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 
-from persistence.database import Database, DatabaseUnavailable, first_line
+from persistence.bounded import answered, snapshot
+from persistence.database import Database
 from persistence.exact_text import from_column, to_column
 
 MOST_TURNS = 1000
@@ -29,9 +26,9 @@ _BEYOND_ALL = UUID(int=2**128 - 1)
 # An answer that calls a tool ends no turn: what comes of the call does, with the same query.
 IDS = """
 SELECT id FROM message
-WHERE conversation_id = $1 AND chat_type = $2 AND id < $3
+WHERE conversation_id = $1 AND chat_type = $2 AND ($3::uuid IS NULL OR user_id = $3) AND id < $4
     AND status = 'completed' AND finish_reason IS DISTINCT FROM 'tool_calls'
-ORDER BY id DESC LIMIT $4
+ORDER BY id DESC LIMIT $5
 """
 
 # The length of a text is known without reading it.
@@ -62,10 +59,12 @@ async def last_turns(
     chat_type: str,
     count: int,
     *,
+    owner: UUID | None,
     most_bytes: int,
     timeout_seconds: float,
 ) -> list[Turn]:
-    """The last ``count`` complete turns of a conversation, at most MOST_TURNS, oldest first.
+    """The last ``count`` complete turns of a conversation, at most MOST_TURNS, oldest first; with an
+    ``owner`` only those that are his.
 
     A turn is complete where its request has completed and its response is not empty; one whose text is not
     kept is left out. Their order is that of their ids. Older turns are left out, too, where all together
@@ -75,57 +74,22 @@ async def last_turns(
     """
 
     async def read() -> list[Turn]:
-        async with _snapshot(database, timeout_seconds) as connection:
-            return await _read(
-                connection, to_column(conversation_id), chat_type, min(count, MOST_TURNS), most_bytes
-            )
+        async with snapshot(database, timeout_seconds) as connection:
+            whose = (to_column(conversation_id), chat_type, owner)
+            return await _read(connection, whose, min(count, MOST_TURNS), most_bytes)
 
-    try:
-        newest_first = await _within(timeout_seconds, read())
-    except TimeoutError as error:
-        raise DatabaseUnavailable(f"PostgreSQL: no answer within {timeout_seconds:g} s") from error
-    except Exception as error:
-        raise DatabaseUnavailable(f"PostgreSQL: {first_line(error)}") from error
+    newest_first = await answered(timeout_seconds, read())
     return newest_first[::-1]
 
 
-async def _within(seconds: float, work: Coroutine[Any, Any, list[Turn]]) -> list[Turn]:
-    """What ``work`` gives. Raises TimeoutError after ``seconds``.
-
-    It is cancelled then, and its end not waited for: SQLAlchemy's pool first tries for two seconds to close
-    a connection well.
-    """
-    task = asyncio.create_task(work)
-    _ending.add(task)
-    task.add_done_callback(_ended)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-    finally:
-        task.cancel()
-    if not done:
-        raise TimeoutError
-    return task.result()
-
-
-# Python keeps no hold of a task that nobody waits for.
-_ending: set[asyncio.Task[list[Turn]]] = set()
-
-
-def _ended(task: asyncio.Task[list[Turn]]) -> None:
-    _ending.discard(task)
-    if not task.cancelled():
-        # Whoever has not waited for it was told that it took too long.
-        task.exception()
-
-
 async def _read(
-    connection: asyncpg.Connection, conversation_id: str, chat_type: str, count: int, most_bytes: int
+    connection: asyncpg.Connection, whose: tuple[str, str, UUID | None], count: int, most_bytes: int
 ) -> list[Turn]:
     """The turns, newest first, page by page: two round trips where one page is enough."""
     turns: list[Turn] = []
     before, page, bytes_left = _BEYOND_ALL, min(count, PAGE), most_bytes
     while len(turns) < count:
-        ids = [row["id"] for row in await connection.fetch(IDS, conversation_id, chat_type, before, page)]
+        ids = [row["id"] for row in await connection.fetch(IDS, *whose, before, page)]
         if not ids:
             break
         rows = await connection.fetch(TEXTS, ids, bytes_left, count - len(turns))
@@ -139,25 +103,3 @@ async def _read(
         # Where no text is left there are no partitions either: many ids take no longer than few.
         before, page = ids[-1], PAGE if rows else MOST_TURNS
     return turns
-
-
-@asynccontextmanager
-async def _snapshot(database: Database, timeout_seconds: float) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of the pool in a transaction that only reads, and sees one state of the database."""
-    async with database.engine.connect() as pooled:
-        connection = (await pooled.get_raw_connection()).driver_connection
-        assert isinstance(connection, asyncpg.Connection)
-        try:
-            # One round trip for all. The ids have to be known to the planner, each time.
-            await connection.execute(
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
-                f"SET LOCAL statement_timeout = {max(1, round(timeout_seconds * 1000))};"
-                "SET LOCAL plan_cache_mode = force_custom_plan"
-            )
-            yield connection
-            await connection.execute("COMMIT")
-        except BaseException:
-            # In an unknown state, or gone: nothing is waited for.
-            connection.terminate()
-            await pooled.invalidate()
-            raise
