@@ -60,7 +60,7 @@ def describe(app: FastAPI) -> None:
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     # FastAPI would drop the nulls out of the examples.
-                    operation.update(OPERATIONS[path])
+                    operation.update(OPERATIONS.get(path, {}))
                     if path in GENERATING:
                         operation["description"] += f"\n\n{FIELDS_TEXT}"
             for name in ("HTTPValidationError", "ValidationError"):
