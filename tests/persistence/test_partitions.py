@@ -205,7 +205,7 @@ async def test_a_partition_has_what_its_table_has_and_settings_for_autovacuum(ow
             assert ", ".join(option.replace("=", " = ") for option in options) == partitions.STORAGE
             assert await connection.fetchval(
                 "SELECT count(*) FROM pg_index WHERE indrelid = $1::text::regclass", name
-            ) == (1 if name.startswith("message_content") else 3)
+            ) == (1 if name.startswith("message_content") else 4)
         assert await connection.fetchval("""
             SELECT bool_and(defaults.n = 1) FROM (
                 SELECT count(DISTINCT column_default) AS n FROM information_schema.columns

@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
+from persistence import liveness
 from persistence.database import Database
 from persistence.message_row import encoded
 from persistence.row_writer import DatabaseAway, RowWriter
@@ -18,29 +21,43 @@ from tests.persistence.rows import new_row
 SECONDS = 30.0
 
 
+MakeWriter = Callable[[float], Awaitable[RowWriter]]
+
+
 @pytest.fixture
-async def writer(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RowWriter]:
-    """Waits for 0.5 s; its sweep for lost rows finds one, and takes a minute over it."""
+async def make_writer(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeWriter]:
+    """Makes one that waits for so many seconds; its sweep for lost rows finds one, and takes a minute."""
     earlier = RowWriter(database, SECONDS, lambda: None)
     await earlier.check()
     await earlier.write([encoded(new_row(), earlier.gateway_id)])
     await earlier.close()
-    monkeypatch.setattr("persistence.liveness._CLOSE", "SELECT pg_sleep(60 + 0 * ($1::int4 + $2::int4))")
-    writer = RowWriter(database, 0.5, lambda: None)
-    await writer.check()
-    yield writer
-    await writer.close()
+    statement = f"SELECT pg_sleep(60 + 0 * ($1::int4 + $2::int4)) -- {uuid4()}"
+    monkeypatch.setattr("persistence.liveness._CLOSE", statement)
+    writers: list[RowWriter] = []
+
+    async def make(timeout_seconds: float) -> RowWriter:
+        writers.append(RowWriter(database, timeout_seconds, lambda: None))
+        await writers[0].check()
+        return writers[0]
+
+    yield make
+    for writer in writers:
+        await writer.close()
 
 
 async def sweeping(database: Database) -> int:
     """The process of PostgreSQL that is at it."""
     async with asyncio.timeout(SECONDS), database.engine.connect() as connection:
         while True:
-            found = await connection.exec_driver_sql(
-                "SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%%' AND state = 'active'"
+            # That of an earlier test may still sleep.
+            found = await connection.execute(
+                text("SELECT pid FROM pg_stat_activity WHERE query = :statement AND state = 'active'"),
+                {"statement": liveness._CLOSE},
             )
             if (pid := found.scalar()) is not None:
                 return int(pid)
+            # A transaction sees this view as it saw it first.
+            await connection.rollback()
             await asyncio.sleep(0.01)
 
 
@@ -49,13 +66,17 @@ async def ended(task: asyncio.Task[None]) -> None:
         await asyncio.wait([task])
 
 
-async def test_a_sweep_that_takes_too_long_counts_as_away(writer: RowWriter, database: Database) -> None:
+async def test_a_sweep_that_takes_too_long_counts_as_away(make_writer: MakeWriter) -> None:
+    writer = await make_writer(2.0)
     with pytest.raises(DatabaseAway, match="no answer within"):
         await writer.close_lost()
     await writer.check()
 
 
-async def test_a_sweep_on_a_server_that_hangs_ends_in_time(writer: RowWriter, database: Database) -> None:
+async def test_a_sweep_on_a_server_that_hangs_ends_in_time(
+    make_writer: MakeWriter, database: Database
+) -> None:
+    writer = await make_writer(5.0)
     task = asyncio.create_task(writer.close_lost())
     pid = await sweeping(database)
     os.kill(pid, signal.SIGSTOP)
@@ -71,8 +92,9 @@ async def test_a_sweep_on_a_server_that_hangs_ends_in_time(writer: RowWriter, da
 @pytest.mark.parametrize("hangs", [False, True])
 @pytest.mark.parametrize("cut", [False, True])
 async def test_cancelled_is_cancelled_in_the_middle_of_a_sweep(
-    writer: RowWriter, database: Database, hangs: bool, cut: bool
+    make_writer: MakeWriter, database: Database, hangs: bool, cut: bool
 ) -> None:
+    writer = await make_writer(SECONDS)
     task = asyncio.create_task(writer.close_lost())
     pid = await sweeping(database)
     if hangs:
