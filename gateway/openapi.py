@@ -23,7 +23,8 @@ from adapters.openai.answer_types import (
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
-from gateway.openapi_operations import ERROR_SCHEMA, FIELDS_TEXT, GENERATING, OPERATIONS, REF
+from gateway.openapi_operations import ERROR_SCHEMA, FIELDS_TEXT, GENERATING, OPERATIONS
+from gateway.openapi_parts import REF
 
 FORMS: dict[JsonSchemaMode, tuple[type[Any], ...]] = {
     "validation": (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest),
@@ -60,7 +61,7 @@ def describe(app: FastAPI) -> None:
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     # FastAPI would drop the nulls out of the examples.
-                    operation.update(OPERATIONS[path])
+                    operation.update(OPERATIONS.get(path, {}))
                     if path in GENERATING:
                         operation["description"] += f"\n\n{FIELDS_TEXT}"
             for name in ("HTTPValidationError", "ValidationError"):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from persistence.exact_text import json_to_column, to_column
+from persistence.storable import storable_text
 from persistence.without_text import TEXTLESS, without_text
 
 if TYPE_CHECKING:
@@ -71,6 +72,15 @@ class ContentPolicy:
         if max(len(text) for text in texts if text is not None) <= self.most_characters:
             return texts
         return self._cut(row, messages, details)
+
+    def remark(self, text: str) -> str | None:
+        """What is kept of ``text`` that somebody says of a message: None where no text is; of one that is too
+        long the beginning, and how many characters it had."""
+        if self.store_content == "none":
+            return None
+        if len(text) > self.most_characters:
+            text = f"{text[: self.most_characters]} […cut, {len(text)} characters]"
+        return storable_text(text)
 
     def _cut(self, row: MessageRow, messages: list[dict[str, Any]] | None, details: dict[str, Any]) -> Texts:
         cuts = Cuts(self.most_characters)

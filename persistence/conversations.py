@@ -6,16 +6,13 @@ They are known when that statement is planned, so of its partitions only those o
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 
-from persistence.database import Database, DatabaseUnavailable, first_line
+from persistence.bounded import answered, snapshot
+from persistence.database import Database
 from persistence.exact_text import from_column, to_column
 
 MOST_TURNS = 1000
@@ -75,47 +72,13 @@ async def last_turns(
     """
 
     async def read() -> list[Turn]:
-        async with _snapshot(database, timeout_seconds) as connection:
+        async with snapshot(database, timeout_seconds) as connection:
             return await _read(
                 connection, to_column(conversation_id), chat_type, min(count, MOST_TURNS), most_bytes
             )
 
-    try:
-        newest_first = await _within(timeout_seconds, read())
-    except TimeoutError as error:
-        raise DatabaseUnavailable(f"PostgreSQL: no answer within {timeout_seconds:g} s") from error
-    except Exception as error:
-        raise DatabaseUnavailable(f"PostgreSQL: {first_line(error)}") from error
+    newest_first = await answered(timeout_seconds, read())
     return newest_first[::-1]
-
-
-async def _within(seconds: float, work: Coroutine[Any, Any, list[Turn]]) -> list[Turn]:
-    """What ``work`` gives. Raises TimeoutError after ``seconds``.
-
-    It is cancelled then, and its end not waited for: SQLAlchemy's pool first tries for two seconds to close
-    a connection well.
-    """
-    task = asyncio.create_task(work)
-    _ending.add(task)
-    task.add_done_callback(_ended)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-    finally:
-        task.cancel()
-    if not done:
-        raise TimeoutError
-    return task.result()
-
-
-# Python keeps no hold of a task that nobody waits for.
-_ending: set[asyncio.Task[list[Turn]]] = set()
-
-
-def _ended(task: asyncio.Task[list[Turn]]) -> None:
-    _ending.discard(task)
-    if not task.cancelled():
-        # Whoever has not waited for it was told that it took too long.
-        task.exception()
 
 
 async def _read(
@@ -139,25 +102,3 @@ async def _read(
         # Where no text is left there are no partitions either: many ids take no longer than few.
         before, page = ids[-1], PAGE if rows else MOST_TURNS
     return turns
-
-
-@asynccontextmanager
-async def _snapshot(database: Database, timeout_seconds: float) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of the pool in a transaction that only reads, and sees one state of the database."""
-    async with database.engine.connect() as pooled:
-        connection = (await pooled.get_raw_connection()).driver_connection
-        assert isinstance(connection, asyncpg.Connection)
-        try:
-            # One round trip for all. The ids have to be known to the planner, each time.
-            await connection.execute(
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
-                f"SET LOCAL statement_timeout = {max(1, round(timeout_seconds * 1000))};"
-                "SET LOCAL plan_cache_mode = force_custom_plan"
-            )
-            yield connection
-            await connection.execute("COMMIT")
-        except BaseException:
-            # In an unknown state, or gone: nothing is waited for.
-            connection.terminate()
-            await pooled.invalidate()
-            raise

@@ -185,6 +185,12 @@ class Recorder:
             return False
         return self._away is None
 
+    async def arrived(self, id_: UUID, timeout_seconds: float) -> bool:
+        """Wait until PostgreSQL has the row with this id if it is on its way, though its request goes on;
+        False when it has not in time, or is away: nobody knows then whether there is such a row."""
+        self._queue.show(id_)
+        return await self.caught_up(timeout_seconds)
+
     async def stop(self, timeout_seconds: float) -> None:
         """Write what is left, for at most ``timeout_seconds``, then end."""
         tasks, self._tasks = self._tasks, []

@@ -67,9 +67,18 @@ class RowQueue:
 
     def close(self, row: MessageRow) -> Batch:
         """A request has ended; gives the batch that its row is written with."""
+        self._begun.pop(row.id, None)
+        return self._put(row)
+
+    def show(self, id_: UUID) -> None:
+        """A row that has begun, where this one has, is written with the next closed ones."""
+        _, row = self._begun.pop(id_, (None, None))
+        if row is not None:
+            self._put(row)
+
+    def _put(self, row: MessageRow) -> Batch:
         if not self._closed or self._closed[-1].full:
             self._closed.append(self._new_batch())
-        self._begun.pop(row.id, None)
         batch = self._closed[-1]
         batch.rows[row.id] = row
         self._work.set()
