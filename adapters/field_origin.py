@@ -1,6 +1,7 @@
 """How the fields of a body are described: each says whose it is.
 
-That is OpenAI's published specification, vLLM's server (0.32), or Langchain-Chatchat.
+That is OpenAI's published specification, vLLM's server (0.32), Langchain-Chatchat, fufan-chat-api, which is
+a fork of it, or nobody else's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-Origin = Literal["OpenAI", "vLLM", "Chatchat"]
+Origin = Literal["OpenAI", "vLLM", "Chatchat", "fufan", "chatglm-gateway"]
 
 
 def _described(origin: Origin, description: str, **constraints: Any) -> Any:
@@ -27,3 +28,5 @@ def _described(origin: Origin, description: str, **constraints: Any) -> Any:
 openai = partial(_described, "OpenAI")
 vllm = partial(_described, "vLLM")
 chatchat = partial(_described, "Chatchat")
+fufan = partial(_described, "fufan")
+own = partial(_described, "chatglm-gateway")

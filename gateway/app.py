@@ -16,7 +16,7 @@ from gateway.error_shapes import response_to
 from gateway.errors import GatewayError, from_status, from_validation
 from gateway.lifecycle import Lifecycle
 from gateway.request_context import RequestContext
-from gateway.routes import course, feedback, openai, operations, tokens
+from gateway.routes import chatchat, course, feedback, fufan_chat, openai, operations, tokens
 from gateway.settings import Settings, load
 
 DESCRIPTION = """An OpenAI-compatible inference gateway with its engine inside.
@@ -55,6 +55,8 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
     cors.allow_origins(app, chosen)
     app.include_router(openai.router)
     app.include_router(tokens.router)
+    app.include_router(chatchat.router)
+    app.include_router(fufan_chat.router)
     app.include_router(feedback.router)
     app.include_router(course.router)
     app.include_router(operations.router)
@@ -69,7 +71,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(GatewayError)
     async def refused(request: Request, error: GatewayError) -> Response:
         request.state.summary = f" {error.message}"
-        return response_to(error, request.url.path)
+        return response_to(error, request.url.path, request.headers.get("accept", ""))
 
     @app.exception_handler(HTTPException)
     async def refused_by_starlette(request: Request, error: HTTPException) -> Response:

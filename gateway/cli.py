@@ -54,6 +54,13 @@ def serve(
         str | None,
         typer.Option(help="How the model writes tool calls. Default: what its chat template tells."),
     ] = None,
+    web_root: Annotated[
+        Path | None, typer.Option(help="Folder of a built web front end, served at /. Default: none.")
+    ] = None,
+    authentication: Annotated[
+        bool | None,
+        typer.Option("--authentication/--no-authentication", help="Callers have to log in."),
+    ] = None,
     access_log: Annotated[
         bool | None, typer.Option("--access-log/--no-access-log", help="Log one line for each request.")
     ] = None,

@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from gateway.settings import Settings
 
-METHODS = ("GET", "POST")
+METHODS = ("GET", "POST", "PUT", "DELETE")
 
 # Of the answers' headers, those that a page's script may read beside the few that it always may. The
 # list has no wildcard that also holds with credentials.

@@ -45,7 +45,7 @@ class EventStream(Response):
     status; but for comments, which keep the connection alive while nothing else has been sent for
     ``keep_alive_seconds`` (0: never). The end (finish_reason, usage, ``[DONE]``) leaves in one write, after
     the rows' commit. A failure on the way is one event, ``encode_failure`` of it, and no ``[DONE]``; OpenAI's
-    has the key ``error``.
+    has the key ``error``. What ``opening`` says leaves by itself, before the first piece.
     """
 
     media_type = "text/event-stream"
@@ -56,6 +56,7 @@ class EventStream(Response):
         chunks: Chunks,
         keep_alive_seconds: float = 0.0,
         encode_failure: Callable[[GatewayError], bytes] = error_event,
+        opening: bytes = b"",
     ) -> None:
         super().__init__(headers=HEADERS)
         # A stream's length is not known.
@@ -64,6 +65,7 @@ class EventStream(Response):
         self._chunks = chunks
         self._keep_alive_seconds = keep_alive_seconds
         self._encode_failure = encode_failure
+        self._opening = opening
         self._started = False
         self._sent_at = 0.0
         self._sending = False
@@ -130,6 +132,8 @@ class EventStream(Response):
         await self._send_message(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
+        if self._opening:
+            await self._send_message({"type": "http.response.body", "body": self._opening, "more_body": True})
 
     def _wait_for_silence(self) -> None:
         self._timer = self._loop.call_at(self._sent_at + self._keep_alive_seconds, self._break_silence)

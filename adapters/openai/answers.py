@@ -7,8 +7,8 @@ for, and no other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import to_json
@@ -21,13 +21,14 @@ from engine.base import ToolCall, Usage
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """What every chunk of an answer repeats. ``id`` is the whole id, with its prefix; ``created`` Unix
-    seconds."""
+    seconds; ``beside`` are another dialect's fields."""
 
     id: str
     model: str
     created: int
     system_fingerprint: str
     service_tier: str | None = None
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
     def fields(self, kind: str) -> dict[str, Any]:
         tier = {} if self.service_tier is None else {"service_tier": self.service_tier}
@@ -38,6 +39,7 @@ class Envelope:
             "model": self.model,
             **tier,
             "system_fingerprint": self.system_fingerprint,
+            **self.beside,
         }
 
 

@@ -33,12 +33,13 @@ TIER = "default"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How the answers of one route look."""
+    """How the answers of one route look. ``tells_row``: they tell the row's id, as Chatchat 0.3 does."""
 
     id_prefix: str
     chunks: type[ChatChunks] | type[CompletionChunks]
     whole: Callable[[Envelope, Wanted, Sequence[Head], Sequence[Answer], Usage], bytes]
     param: str
+    tells_row: bool = False
 
 
 CHAT = Form("chatcmpl-", ChatChunks, chat_completion, "messages")
@@ -85,12 +86,14 @@ async def answered(
     generation = opened(request, lifecycle, body, asked, form.param)
     heads = [Head(one.prompt.token_ids, one.echo) for one in asked for _ in range(body.choice_count)]
     wanted = replace(body.wanted, bytes_of=lifecycle.chat_format.token_bytes)
+    row_id = asked[0].row.id.hex
     envelope = Envelope(
-        form.id_prefix + asked[0].row.id.hex,
+        form.id_prefix + row_id,
         card.name,
         int(time.time()),
         card.fingerprint,
         TIER if body.names_tier else None,
+        {"message_id": row_id, "status": None} if form.tells_row else {},
     )
     if body.stream:
         chunks = form.chunks(envelope, wanted, heads)

@@ -53,7 +53,7 @@ def rendered_or_refused(render: Callable[[], str]) -> str:
 
 
 def test_these_come_along() -> None:
-    assert SHIPPED.names(LLM_CHAT) == ["default", "py", "with_history"]
+    assert SHIPPED.names(LLM_CHAT) == ["default", "general_chat", "py", "with_history"]
     assert SHIPPED.names(COMPLETION) == ["default", "with_history"]
     assert SHIPPED.text(LLM_CHAT, "default") == "{{ input }}"
     assert SHIPPED.text(COMPLETION, "default") == "{input}"
@@ -224,7 +224,9 @@ def test_types_that_are_not_used_are_kept_as_they_are() -> None:
 
 @given(st.text().filter(lambda name: name not in SHIPPED.names(LLM_CHAT)))
 def test_an_unknown_name_is_refused_with_the_names(name: str) -> None:
-    listed = pytest.raises(UnknownTemplate, match="there are: 'default', 'py', 'with_history'")
+    listed = pytest.raises(
+        UnknownTemplate, match="there are: 'default', 'general_chat', 'py', 'with_history'"
+    )
     with listed:
         SHIPPED.text(LLM_CHAT, name)
     with listed:

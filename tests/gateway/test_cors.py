@@ -57,7 +57,7 @@ async def test_a_page_of_a_named_origin_may_send_what_the_sdks_send() -> None:
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == PAGE
     assert answer.headers["access-control-allow-headers"] == SDK_HEADERS
-    assert answer.headers["access-control-allow-methods"] == "GET, POST"
+    assert answer.headers["access-control-allow-methods"] == "GET, POST, PUT, DELETE"
     assert "access-control-allow-credentials" not in answer.headers
 
 
@@ -71,7 +71,7 @@ async def test_a_page_of_another_origin_may_nothing(origin: str) -> None:
 
 
 async def test_a_method_that_no_route_has_is_not_allowed() -> None:
-    assert (await preflight(app_for(cors_origins=PAGE), method="DELETE")).status_code == 400
+    assert (await preflight(app_for(cors_origins=PAGE), method="PATCH")).status_code == 400
 
 
 async def test_all_pages_may_where_all_are_named() -> None:

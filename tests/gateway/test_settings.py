@@ -259,7 +259,13 @@ def test_prompt_templates_are_those_that_come_along_and_an_operators(tmp_path: P
     path.write_text(OWN, encoding="utf-8-sig")
     chosen = load({"prompt_templates": str(path)})
     assert chosen.prompt_templates == path
-    assert read_templates(path).names("llm_chat") == ["default", "py", "with_history", "terse"]
+    assert read_templates(path).names("llm_chat") == [
+        "default",
+        "general_chat",
+        "py",
+        "with_history",
+        "terse",
+    ]
     assert load().prompt_templates is None
     assert "terse" not in read_templates(None).names("llm_chat")
 

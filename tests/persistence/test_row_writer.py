@@ -56,6 +56,8 @@ async def sweeping(database: Database) -> int:
             )
             if (pid := found.scalar()) is not None:
                 return int(pid)
+            # A transaction sees this view as it saw it first.
+            await connection.rollback()
             await asyncio.sleep(0.01)
 
 

@@ -302,7 +302,7 @@ def test_the_template_of_a_history_is_the_same_for_any_history() -> None:
 def test_an_unknown_template_is_refused_with_the_names(history_text: str) -> None:
     with pytest.raises(UnknownTemplate, match="there are: 'default', 'with_history'"):
         completion_prompt("Q", SHIPPED, "py", history_text)
-    with pytest.raises(UnknownTemplate, match="there are: 'default', 'py', 'with_history'"):
+    with pytest.raises(UnknownTemplate, match="there are: 'default', 'general_chat', 'py', 'with_history'"):
         with_template([QUESTION], SHIPPED, "absent")
     assert issubclass(UnknownTemplate, TemplateRefused)
 
