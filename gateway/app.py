@@ -16,7 +16,17 @@ from gateway.error_shapes import response_to
 from gateway.errors import GatewayError, from_status, from_validation
 from gateway.lifecycle import Lifecycle
 from gateway.request_context import RequestContext
-from gateway.routes import chatchat, feedback, fufan, fufan_chat, openai, operations, tokens
+from gateway.routes import (
+    chatchat,
+    course,
+    feedback,
+    fufan,
+    fufan_chat,
+    model_info,
+    openai,
+    operations,
+    tokens,
+)
 from gateway.settings import Settings, load
 
 DESCRIPTION = """An OpenAI-compatible inference gateway with its engine inside.
@@ -58,8 +68,10 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
     app.include_router(chatchat.router)
     app.include_router(fufan_chat.router)
     app.include_router(feedback.router)
+    app.include_router(course.router)
+    app.include_router(model_info.router)
     app.include_router(operations.router)
-    app.include_router(fufan.router, include_in_schema=False)
+    app.include_router(fufan.router)
     if chosen.web_root is not None:
         web_root.serve(app, chosen.web_root)
     openapi.describe(app)

@@ -125,7 +125,7 @@ def opened(
 def query_of(body: Body, asked: Asked, card: ModelCard, param: str) -> Query:
     """The engine's requests for one prompt: one for each choice. Raises InvalidRequest."""
     prompt = asked.prompt
-    budget = token_budget(prompt.token_ids, body.token_limit, card, param)
+    budget = token_budget(prompt.token_ids, body.token_limit, card, body.field_names.get("prompt", param))
     requests = [
         GenerationRequest(
             request_id=asked.row.id.hex + (f"-{choice}" if choice else ""),
