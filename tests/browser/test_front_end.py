@@ -74,6 +74,7 @@ async def test_from_registering_to_deleting(gateway: Gateway, browser: Browser) 
         entry = someone.conversation(conversation).locator("input")
         async with someone.page.expect_response("**/update_name") as renamed:
             await entry.fill("改名 <b>")
+            await entry.blur()
         assert (await renamed.value).ok
 
         # Whoever comes again is still known, and finds all.
