@@ -13,9 +13,8 @@ BIN := .venv/bin
 VARIANT ?= auto
 export PYTHON
 
-# The openai npm package, for the tests that have it as their client; they are skipped where it is not.
-NODE_TESTS := tests/end_to_end/node
-NODE_PACKAGES := $(NODE_TESTS)/node_modules/.package-lock.json
+# npm packages, for the tests that have them as their clients; they are skipped where these are not.
+NODE_PACKAGES := $(addsuffix /node_modules/.package-lock.json,tests/end_to_end/node tests/browser)
 
 .PHONY: serve test test-faults lint bench bench-rows install
 
@@ -45,9 +44,9 @@ bench: install
 bench-rows: install
 	$(BIN)/python -m benchmarks.rows
 
-$(NODE_PACKAGES): $(NODE_TESTS)/package-lock.json
-	@cd $(NODE_TESTS) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/$(@F) \
-	    || echo 'npm could not install the openai package: the tests on Node will be skipped'
+$(NODE_PACKAGES): %/node_modules/.package-lock.json: %/package-lock.json
+	@cd $* && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/$(@F) \
+	    || echo 'npm could not install what $* needs: tests will be skipped'
 
 install:
 	@deploy/install.sh $(VARIANT)

@@ -37,12 +37,14 @@ def name_as_sent(error: GatewayError, names: Mapping[str, str]) -> None:
     place for it in Chatchat's form."""
     if error.param is None:
         return
-    place = error.param
+    place = f"'{bracketed(error.param)}'"
     # A message of ours is all of the field that it comes from.
-    error.param = names.get(place.partition(".")[0], place)
-    error.message = error.message.replace(f"'{bracketed(place)}'", f"'{error.param}'")
-    if f"'{error.param}'" not in error.message:
-        error.message = f"'{error.param}': {error.message}"
+    sent = names.get(error.param.partition(".")[0])
+    if sent is not None:
+        error.param, error.message = sent, error.message.replace(place, f"'{sent}'")
+        place = f"'{sent}'"
+    if place not in error.message:
+        error.message = f"{place}: {error.message}"
 
 
 class NativeStream(EventStream):

@@ -23,7 +23,8 @@ from adapters.openai.answer_types import (
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
-from gateway.openapi_operations import ERROR_SCHEMA, FIELDS_TEXT, GENERATING, OPERATIONS, REF
+from gateway.openapi_operations import ERROR_SCHEMA, FIELDS_TEXT, GENERATING, OPERATIONS
+from gateway.openapi_parts import REF
 
 FORMS: dict[JsonSchemaMode, tuple[type[Any], ...]] = {
     "validation": (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest),

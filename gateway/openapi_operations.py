@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
-
 from adapters.openai.answer_types import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -20,15 +18,7 @@ from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.refused import IGNORED, REFUSED
 from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
-
-Described = dict[str, dict[str, Any]]
-
-REF = "#/components/schemas/{model}"
-
-
-def _ref(model: type[Any]) -> dict[str, str]:
-    return {"$ref": REF.format(model=model.__name__)}
-
+from gateway.openapi_parts import Described, exact_object, json_answer, json_body, ref
 
 ERROR_SCHEMA = {
     "type": "object",
@@ -50,7 +40,7 @@ ERROR_SCHEMA = {
 
 def _error(message: str, param: str | None, code: str | None, kind: str = "invalid_request_error") -> Any:
     example = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return {"application/json": {"schema": {"$ref": REF.format(model="Error")}, "example": example}}
+    return {"application/json": {"schema": ref("Error"), "example": example}}
 
 
 _FAILURES: Described = {
@@ -111,7 +101,7 @@ _ID = "019a0f0e6c5c7b1f8d7e6a5b4c3d2e1f"
 
 
 def _answers(whole: type[Any], chunk: type[Any], example: dict[str, Any], stream: str) -> Described:
-    data = {"anyOf": [_ref(chunk), {"$ref": REF.format(model="Error")}]}
+    data = {"anyOf": [ref(chunk), ref("Error")]}
     event = {
         "type": "object",
         "description": f"One event: a {chunk.__name__}, or an Error, which ends the stream; the last event "
@@ -130,22 +120,12 @@ def _answers(whole: type[Any], chunk: type[Any], example: dict[str, Any], stream
         "200": {
             "description": "The answer; with stream=true, server-sent events that end with `[DONE]`.",
             "content": {
-                "application/json": {"schema": _ref(whole), "example": example},
+                "application/json": {"schema": ref(whole), "example": example},
                 "text/event-stream": {"schema": event, "example": stream},
             },
         },
         **_FAILURES,
     }
-
-
-def _json(description: str, schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
-    content = {"schema": schema, "example": example}
-    return {"description": description, "content": {"application/json": content}}
-
-
-def _body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
-    content = {"schema": _ref(model), "examples": examples}
-    return {"required": True, "content": {"application/json": content}}
 
 
 _TOOL = {
@@ -161,7 +141,7 @@ _TOOL = {
     },
 }
 _CHAT: dict[str, Any] = {
-    "requestBody": _body(
+    "requestBody": json_body(
         ChatCompletionRequest,
         {
             "question": {
@@ -216,7 +196,7 @@ _CHAT: dict[str, Any] = {
     ),
 }
 _COMPLETION: dict[str, Any] = {
-    "requestBody": _body(
+    "requestBody": json_body(
         CompletionRequest,
         {
             "continue": {
@@ -242,7 +222,7 @@ _COMPLETION: dict[str, Any] = {
 
 _REFUSALS: Described = {status: _FAILURES[status] for status in ("400", "404", "408", "413", "415")}
 _TOKENIZE: dict[str, Any] = {
-    "requestBody": _body(
+    "requestBody": json_body(
         TokenizeRequest,
         {
             "text": {"summary": "A text", "value": {"prompt": "你好"}},
@@ -253,9 +233,9 @@ _TOKENIZE: dict[str, Any] = {
         },
     ),
     "responses": {
-        "200": _json(
+        "200": json_answer(
             "The tokens.",
-            _ref(Tokens),
+            ref(Tokens),
             {
                 "count": 8,
                 "max_model_len": 8192,
@@ -277,10 +257,10 @@ _TOKENIZE: dict[str, Any] = {
     },
 }
 _DETOKENIZE: dict[str, Any] = {
-    "requestBody": _body(
+    "requestBody": json_body(
         DetokenizeRequest, {"ids": {"summary": "Some ids", "value": {"tokens": [36474, 54591]}}}
     ),
-    "responses": {"200": _json("The text.", _ref(DetokenizedText), {"prompt": "你好"}), **_REFUSALS},
+    "responses": {"200": json_answer("The text.", ref(DetokenizedText), {"prompt": "你好"}), **_REFUSALS},
 }
 
 _MODEL = {
@@ -293,33 +273,24 @@ _MODEL = {
     "sampling_defaults": {"temperature": 0.2, "top_p": 0.9},
 }
 _MODELS_ANSWERS: Described = {
-    "200": _json("The list.", _ref(ModelList), {"object": "list", "data": [_MODEL]})
+    "200": json_answer("The list.", ref(ModelList), {"object": "list", "data": [_MODEL]})
 }
-_MODEL_ANSWERS: Described = {"200": _json("The model.", _ref(Model), _MODEL), "404": _FAILURES["404"]}
-
-
-def _object(**properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "required": list(properties),
-        "properties": properties,
-        "additionalProperties": False,
-    }
+_MODEL_ANSWERS: Described = {"200": json_answer("The model.", ref(Model), _MODEL), "404": _FAILURES["404"]}
 
 
 _PROBLEMS = {"type": "array", "items": {"type": "string"}}
 _LIVE_ANSWERS: Described = {
-    "200": _json("Alive.", _object(status={"const": "alive"}), {"status": "alive"}),
+    "200": json_answer("Alive.", exact_object(status={"const": "alive"}), {"status": "alive"}),
 }
 _READY_ANSWERS: Described = {
-    "200": _json(
+    "200": json_answer(
         "Ready.",
-        _object(status={"const": "ready"}, problems=_PROBLEMS | {"maxItems": 0}),
+        exact_object(status={"const": "ready"}, problems=_PROBLEMS | {"maxItems": 0}),
         {"status": "ready", "problems": []},
     ),
-    "503": _json(
+    "503": json_answer(
         "Not ready.",
-        _object(status={"const": "not ready"}, problems=_PROBLEMS | {"minItems": 1}),
+        exact_object(status={"const": "not ready"}, problems=_PROBLEMS | {"minItems": 1}),
         {"status": "not ready", "problems": ["The engine's processes have ended."]},
     ),
 }

@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 
 from gateway.app import create_app
+from gateway.http_protocol import HttpProtocol
 from gateway.lifecycle import Lifecycle, StartFailed, StartInterrupted
 from gateway.progress import say
 from gateway.settings import Settings, mask_password
@@ -52,7 +53,7 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
                     create_app(settings, lifecycle),
                     lifespan="off",
                     loop="none",
-                    http="httptools",
+                    http=HttpProtocol,
                     ws="none",
                     access_log=False,
                     log_config=None,

@@ -20,7 +20,7 @@ import psutil
 
 from persistence.exact_text import from_column, json_from_column
 
-COMMAND = (sys.executable, "-m", "gateway.cli", "serve")
+PROGRAM = "gateway.cli"
 STARTED = "Try       curl"
 START_SECONDS = 240.0
 STOP_SECONDS = 60.0
@@ -113,13 +113,13 @@ def decoded(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def launch(data_dir: Path, *options: str, **environment: str) -> Gateway:
-    """Start ``chatglm-gateway serve`` on a free port; does not wait for it."""
+def launch(data_dir: Path, *options: str, program: str = PROGRAM, **environment: str) -> Gateway:
+    """Start ``chatglm-gateway serve`` on a free port; does not wait for it. ``program``: its module."""
     data_dir.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix="output-", suffix=".txt", dir=data_dir)
     with open(descriptor, "wb") as output:
         process = subprocess.Popen(
-            [*COMMAND, "--port", "0", "--data-dir", str(data_dir), *options],
+            [sys.executable, "-m", program, "serve", "--port", "0", "--data-dir", str(data_dir), *options],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -141,9 +141,9 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextmanager
-def running(data_dir: Path, *options: str, **environment: str) -> Iterator[Gateway]:
+def running(data_dir: Path, *options: str, program: str = PROGRAM, **environment: str) -> Iterator[Gateway]:
     """A started gateway, ended afterwards; what it leaves behind is a failure."""
-    gateway = launch(data_dir, *options, **environment)
+    gateway = launch(data_dir, *options, program=program, **environment)
     processes: list[psutil.Process] = []
     try:
         gateway.wait_until_started()

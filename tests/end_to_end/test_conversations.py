@@ -6,7 +6,6 @@ can be read.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +18,6 @@ import pytest
 from engine.simulated import MAX_MODEL_LEN
 from tests.end_to_end.question import MODEL
 from tests.end_to_end.served import Gateway, running
-from tests.end_to_end.typed import events
 
 
 @pytest.fixture
@@ -145,38 +143,6 @@ def test_an_answer_that_was_cut_off_is_no_turn(slow: Gateway, conversation: str)
         answered = ask(client, "Q", conversation_id=conversation, history_len=5)
         assert prompt_of(answered) == "Q"
         assert prompt_of(ask(client, "R", conversation_id=conversation, history_len=5)) == "QQR"
-
-
-async def test_conversations_at_once_have_each_its_own_turns_with_the_last_one(simulated: Gateway) -> None:
-    """Every second answer is a stream, of which nothing is read beyond [DONE]."""
-
-    async def talk(client: httpx.AsyncClient, number: int) -> None:
-        conversation, said = uuid4().hex, ""
-        for turn in range(10):
-            text = f"{number}.{turn};"
-            fields = {"conversation_id": conversation, "history_len": 10}
-            if (number + turn) % 2:
-                prompt = await streamed(client, body_of(text, stream=True, **fields))
-            else:
-                answer = await client.post("/v1/chat/completions", json=body_of(text, **fields))
-                prompt = prompt_of(answer.json())
-            assert prompt == said + text
-            said += text + text
-
-    async with httpx.AsyncClient(base_url=simulated.base_url, timeout=60) as client:
-        await asyncio.gather(*(talk(client, number) for number in range(20)))
-
-
-async def streamed(client: httpx.AsyncClient, body: dict[str, Any]) -> str:
-    """The prompt of a stream that was read until its [DONE]."""
-    received = ""
-    async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-        async for piece in answer.aiter_text():
-            received += piece
-            if received.endswith("data: [DONE]\n\n"):
-                break
-    first, *_ = events(received)
-    return "".join(map(chr, first["prompt_token_ids"]))
 
 
 def test_while_postgresql_hangs_only_requests_with_stored_turns_are_refused(
