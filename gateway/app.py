@@ -71,7 +71,7 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
     app.include_router(course.router)
     app.include_router(model_info.router)
     app.include_router(operations.router)
-    app.include_router(fufan.router, include_in_schema=False)
+    app.include_router(fufan.router)
     if chosen.web_root is not None:
         web_root.serve(app, chosen.web_root)
     openapi.describe(app)

@@ -53,6 +53,15 @@ class ChatCompletionChunkOf03(ChatCompletionChunk):
 
 
 @closed
+class BaseResponse(TypedDict):
+    """What became of a request, with HTTP status 200 in any case."""
+
+    code: Annotated[int, Field(description="200 where all went well, else what the status would be.")]
+    msg: str
+    data: None
+
+
+@closed
 class InvalidField(TypedDict):
     """A field of a body that did not pass, as FastAPI tells it."""
 
