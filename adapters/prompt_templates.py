@@ -118,6 +118,12 @@ class PromptTemplates:
         entries: Any = self._texts[kind]
         return str(entries[name])
 
+    @property
+    def texts(self) -> dict[str, dict[str, str]]:
+        """All templates as they were written, by type and name."""
+        kinds = [kind for kind in self._texts if isinstance(kind, str)]
+        return {kind: {name: self.text(kind, name) for name in self.names(kind)} for kind in kinds}
+
     def variables(self, kind: str, name: str) -> Set[str]:
         """What a template of a type in VARIABLES has places for. Raises UnknownTemplate."""
         return self._template(kind, name).variables

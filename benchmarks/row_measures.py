@@ -121,6 +121,7 @@ class Filled:
             conversation_id,
             "llm_chat",
             LAST_TURNS,
+            owner=None,
             most_bytes=2**20,
             timeout_seconds=CLOSE_SECONDS,
         )

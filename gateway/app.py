@@ -11,12 +11,22 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from gateway import cors, openapi
+from gateway import cors, openapi, web_root
 from gateway.error_shapes import response_to
 from gateway.errors import GatewayError, from_status, from_validation
 from gateway.lifecycle import Lifecycle
 from gateway.request_context import RequestContext
-from gateway.routes import chatchat, feedback, fufan_chat, openai, operations, tokens
+from gateway.routes import (
+    chatchat,
+    course,
+    feedback,
+    fufan,
+    fufan_chat,
+    model_info,
+    openai,
+    operations,
+    tokens,
+)
 from gateway.settings import Settings, load
 
 DESCRIPTION = """An OpenAI-compatible inference gateway with its engine inside.
@@ -58,7 +68,12 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
     app.include_router(chatchat.router)
     app.include_router(fufan_chat.router)
     app.include_router(feedback.router)
+    app.include_router(course.router)
+    app.include_router(model_info.router)
     app.include_router(operations.router)
+    app.include_router(fufan.router)
+    if chosen.web_root is not None:
+        web_root.serve(app, chosen.web_root)
     openapi.describe(app)
     add_error_handlers(app)
     return app

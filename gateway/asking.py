@@ -51,7 +51,7 @@ async def chat_asked(
     if len(body.messages) > 1 or body.messages[0].role != "user":
         row.messages = [message.stored_fields() for message in body.messages]
     row.details = body.history_fields() | body.tool_fields()
-    turns = await stored_turns(lifecycle, body, chat_type)
+    turns = await stored_turns(lifecycle, caller, body, chat_type)
     made = await chat_prompt(
         lifecycle.chat_format, lifecycle.engine.card, body, lifecycle.prompt_templates, turns
     )
@@ -66,7 +66,7 @@ async def completion_asked(
     check(body, lifecycle.engine.card)
     await check_conversation(lifecycle, caller, body.conversation_id)
     shared = asked_fields(body)
-    turns = await stored_turns(lifecycle, body, "completion")
+    turns = await stored_turns(lifecycle, caller, body, "completion")
     chat_format, card, templates = lifecycle.chat_format, lifecycle.engine.card, lifecycle.prompt_templates
     asked: list[Asked] = []
     for place, given in enumerate(body.prompts):
@@ -125,7 +125,7 @@ def opened(
 def query_of(body: Body, asked: Asked, card: ModelCard, param: str) -> Query:
     """The engine's requests for one prompt: one for each choice. Raises InvalidRequest."""
     prompt = asked.prompt
-    budget = token_budget(prompt.token_ids, body.token_limit, card, param)
+    budget = token_budget(prompt.token_ids, body.token_limit, card, body.field_names.get("prompt", param))
     requests = [
         GenerationRequest(
             request_id=asked.row.id.hex + (f"-{choice}" if choice else ""),

@@ -3,7 +3,8 @@
 OpenAI's routes answer with OpenAI's error object. Chatchat's own (0.2) answer with its BaseResponse beside
 FastAPI's ``detail``, for the official client shows the ``msg`` of any object whose ``code`` is not 200, and
 nothing of a ``detail`` alone. Under /api fufan's front end reads ``status`` and ``message``; where it chats
-it takes nothing but events, asks again and again until it gets one, and shows their ``text``.
+it takes nothing but events, asks again and again until it gets one, and shows their ``text``. Clients of the
+plain wrapper that courses teach read ``status``, too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from gateway.last_answer import LastAnswer
 
 NATIVE = ("/chat/", "/other/", "/llm_model/", "/server/", "/api/")
 FUFAN = "/api/"
+# Their clients look at ``status``.
+TELLING_STATUS = (FUFAN, "/chat/new/", "/chat/get/")
 EVENT_STREAM = "text/event-stream"
 # Of Chatchat 0.3: OpenAI's dialect under another path.
 OPENAI = ("/chat/chat/completions",)
@@ -45,4 +48,4 @@ def native_body(error: GatewayError, status: int, path: str) -> dict[str, Any]:
         {"type": one["type"], "loc": ["body", *one["loc"]], "msg": one["msg"]} for one in error.invalid_fields
     ]
     body = {"code": status, "msg": error.message, "data": None, "detail": fields or error.message}
-    return body | ({"status": status, "message": error.message} if path.startswith(FUFAN) else {})
+    return body | ({"status": status, "message": error.message} if path.startswith(TELLING_STATUS) else {})

@@ -9,7 +9,7 @@
      |   |- PermissionDenied         403  code permission_denied
      |   |- ModelNotFound            404  code model_not_found
      |   |- UnknownUrl               404  code unknown_url
-     |   |- NotFound                 404  code not_found, or what is not there
+     |   |- NotFound                 404  code not_found
      |   |- MethodNotAllowed         405  code method_not_allowed
      |   |- BodyTimeout              408  code request_timeout; closes the connection
      |   |- Conflict                 409  code conflict

@@ -23,6 +23,8 @@ from adapters.prompt_templates import PromptTemplates
 from engine import chatglm3_model, demo_model
 from engine.base import ChatMessage, Engine, EngineDead, EngineError, GenerationRequest, Sampling
 from gateway import metrics
+from gateway.access.accounts import Accounts
+from gateway.access.sessions import Sessions
 from gateway.generations import Generations
 from gateway.processes import adopt_orphans, end_descendants
 from gateway.progress import Step
@@ -70,6 +72,11 @@ class Lifecycle:
         )
         self.housekeeping = Housekeeping(
             self.database, settings.retain_content_days, settings.retain_rows_days
+        )
+        seconds = settings.database_timeout_seconds
+        self.accounts = Accounts(self.database, seconds)
+        self.sessions = Sessions(
+            self.database, settings.session_days, seconds, lambda: self.recorder.away is not None
         )
         self._engine: Engine | None = None
         self._chat_format: ChatFormat | None = None
@@ -177,6 +184,7 @@ class Lifecycle:
         async with contextlib.AsyncExitStack() as last_first:
             last_first.push_async_callback(asyncio.to_thread, end_descendants)
             last_first.push_async_callback(self.database.close)
+            last_first.callback(self.accounts.close)
             if self._engine is not None:
                 last_first.push_async_callback(self._engine.shutdown)
             last_first.push_async_callback(self.recorder.stop, FLUSH_SECONDS)

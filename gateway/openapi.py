@@ -10,35 +10,16 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
-from adapters.openai.answer_types import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    Completion,
-    CompletionChunk,
-    DetokenizedText,
-    Model,
-    ModelList,
-    Tokens,
-)
-from adapters.openai.chat_request import ChatCompletionRequest
-from adapters.openai.completion_request import CompletionRequest
-from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
-from gateway.openapi_operations import ERROR_SCHEMA, FIELDS_TEXT, GENERATING, OPERATIONS
+from gateway import openapi_chatchat, openapi_operations
+from gateway.openapi_operations import ERROR_SCHEMA, FIELDS_TEXT, GENERATING
 from gateway.openapi_parts import REF
 
-FORMS: dict[JsonSchemaMode, tuple[type[Any], ...]] = {
-    "validation": (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest),
-    "serialization": (
-        ChatCompletion,
-        ChatCompletionChunk,
-        Completion,
-        CompletionChunk,
-        Model,
-        ModelList,
-        Tokens,
-        DetokenizedText,
-    ),
+PARTS = (openapi_operations, openapi_chatchat)
+FORMS: dict[JsonSchemaMode, list[type[Any]]] = {
+    "validation": [model for part in PARTS for model in part.BODIES],
+    "serialization": [model for part in PARTS for model in part.ANSWERS],
 }
+OPERATIONS = {path: operation for part in PARTS for path, operation in part.OPERATIONS.items()}
 
 
 def describe(app: FastAPI) -> None:

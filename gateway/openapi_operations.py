@@ -38,34 +38,43 @@ ERROR_SCHEMA = {
 }
 
 
-def _error(message: str, param: str | None, code: str | None, kind: str = "invalid_request_error") -> Any:
+def openai_error(
+    message: str, param: str | None, code: str | None, kind: str = "invalid_request_error"
+) -> Any:
+    """The content of a failure."""
     example = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return {"application/json": {"schema": ref("Error"), "example": example}}
 
 
-_FAILURES: Described = {
+FAILURES: Described = {
     "400": {
         "description": "The request can't be honoured as it is; the message names the field.",
-        "content": _error(
+        "content": openai_error(
             "Missing required parameter: 'messages'.", "messages", "missing_required_parameter"
         ),
     },
+    "401": {
+        "description": "With authentication: whoever asks has not logged in.",
+        "content": openai_error("Log in first.", None, "invalid_api_key"),
+    },
     "404": {
         "description": "The model is not served here.",
-        "content": _error("The model 'gpt-4' is not served here; 'demo' is.", "model", "model_not_found"),
+        "content": openai_error(
+            "The model 'gpt-4' is not served here; 'demo' is.", "model", "model_not_found"
+        ),
     },
     "408": {
         "description": "The body did not arrive in time; the connection is closed.",
-        "content": _error("The body did not arrive within 30 seconds.", None, "request_timeout"),
+        "content": openai_error("The body did not arrive within 30 seconds.", None, "request_timeout"),
     },
     "413": {
         "description": "The body is too large, as it comes or unpacked; the connection is closed.",
-        "content": _error("The body is larger than 8388608 bytes.", None, "body_too_large"),
+        "content": openai_error("The body is larger than 8388608 bytes.", None, "body_too_large"),
     },
     "415": {
         "description": "The body is not JSON in UTF-8, or is compressed otherwise than with gzip "
         "(unsupported_encoding); the connection is closed.",
-        "content": _error(
+        "content": openai_error(
             "The body must be JSON: send the header 'content-type: application/json'.",
             None,
             "unsupported_media_type",
@@ -73,16 +82,16 @@ _FAILURES: Described = {
     },
     "500": {
         "description": "The engine failed on this request.",
-        "content": _error("The engine failed on this request.", None, None, "server_error"),
+        "content": openai_error("The engine failed on this request.", None, None, "server_error"),
     },
     "503": {
         "description": "Not now: full, shutting down, or PostgreSQL is away and stored turns are asked for. "
         "Carries Retry-After.",
-        "content": _error("The gateway is shutting down.", None, "shutting_down", "server_error"),
+        "content": openai_error("The gateway is shutting down.", None, "shutting_down", "server_error"),
     },
     "504": {
         "description": "The answer took longer than a request may, or than its x-request-timeout.",
-        "content": _error("The answer took longer than 600 seconds.", None, "timeout", "server_error"),
+        "content": openai_error("The answer took longer than 600 seconds.", None, "timeout", "server_error"),
     },
 }
 
@@ -100,7 +109,8 @@ _HEAD = {
 _ID = "019a0f0e6c5c7b1f8d7e6a5b4c3d2e1f"
 
 
-def _answers(whole: type[Any], chunk: type[Any], example: dict[str, Any], stream: str) -> Described:
+def openai_answers(whole: type[Any], chunk: type[Any], example: dict[str, Any], stream: str) -> Described:
+    """Of a generation: whole, and as a stream of chunks."""
     data = {"anyOf": [ref(chunk), ref("Error")]}
     event = {
         "type": "object",
@@ -124,7 +134,7 @@ def _answers(whole: type[Any], chunk: type[Any], example: dict[str, Any], stream
                 "text/event-stream": {"schema": event, "example": stream},
             },
         },
-        **_FAILURES,
+        **FAILURES,
     }
 
 
@@ -140,7 +150,25 @@ _TOOL = {
         },
     },
 }
-_CHAT: dict[str, Any] = {
+CHAT_EXAMPLE: dict[str, Any] = {
+    "id": f"chatcmpl-{_ID}",
+    "object": "chat.completion",
+    **_HEAD,
+    "choices": [
+        {
+            "index": 0,
+            "message": {
+                "role": "assistant",
+                "content": "The capital of France is Paris.",
+                "refusal": None,
+            },
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": _USAGE,
+}
+CHAT: dict[str, Any] = {
     "requestBody": json_body(
         ChatCompletionRequest,
         {
@@ -170,27 +198,10 @@ _CHAT: dict[str, Any] = {
             },
         },
     ),
-    "responses": _answers(
+    "responses": openai_answers(
         ChatCompletion,
         ChatCompletionChunk,
-        {
-            "id": f"chatcmpl-{_ID}",
-            "object": "chat.completion",
-            **_HEAD,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {
-                        "role": "assistant",
-                        "content": "The capital of France is Paris.",
-                        "refusal": None,
-                    },
-                    "logprobs": None,
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": _USAGE,
-        },
+        CHAT_EXAMPLE,
         f'data: {{"id":"chatcmpl-{_ID}","object":"chat.completion.chunk",...,"choices":[{{"index":0,'
         '"delta":{"content":"Paris"},"finish_reason":null}]}\n\n...\n\ndata: [DONE]\n\n',
     ),
@@ -205,7 +216,7 @@ _COMPLETION: dict[str, Any] = {
             }
         },
     ),
-    "responses": _answers(
+    "responses": openai_answers(
         Completion,
         CompletionChunk,
         {
@@ -220,7 +231,7 @@ _COMPLETION: dict[str, Any] = {
     ),
 }
 
-_REFUSALS: Described = {status: _FAILURES[status] for status in ("400", "404", "408", "413", "415")}
+_REFUSALS: Described = {status: FAILURES[status] for status in ("400", "404", "408", "413", "415")}
 _TOKENIZE: dict[str, Any] = {
     "requestBody": json_body(
         TokenizeRequest,
@@ -246,7 +257,7 @@ _TOKENIZE: dict[str, Any] = {
         **_REFUSALS,
         "503": {
             "description": "PostgreSQL is away, and stored turns are asked for. Carries Retry-After.",
-            "content": _error(
+            "content": openai_error(
                 "'history_len' asks for stored turns of the conversation, which can't be read now; try again "
                 "soon.",
                 "history_len",
@@ -275,7 +286,7 @@ _MODEL = {
 _MODELS_ANSWERS: Described = {
     "200": json_answer("The list.", ref(ModelList), {"object": "list", "data": [_MODEL]})
 }
-_MODEL_ANSWERS: Described = {"200": json_answer("The model.", ref(Model), _MODEL), "404": _FAILURES["404"]}
+_MODEL_ANSWERS: Described = {"200": json_answer("The model.", ref(Model), _MODEL), "404": FAILURES["404"]}
 
 
 _PROBLEMS = {"type": "array", "items": {"type": "string"}}
@@ -326,7 +337,7 @@ GENERATING = ("/v1/chat/completions", "/v1/completions")
 OPERATIONS: dict[str, dict[str, Any]] = {
     "/v1/models": {"responses": _MODELS_ANSWERS},
     "/v1/models/{model}": {"responses": _MODEL_ANSWERS},
-    "/v1/chat/completions": _CHAT,
+    "/v1/chat/completions": CHAT,
     "/v1/completions": _COMPLETION,
     "/tokenize": _TOKENIZE,
     "/detokenize": _DETOKENIZE,
@@ -334,3 +345,15 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     "/health/ready": {"responses": _READY_ANSWERS},
     "/metrics": {"responses": _METRICS_ANSWERS},
 }
+
+BODIES = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+ANSWERS = (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    Model,
+    ModelList,
+    Tokens,
+    DetokenizedText,
+)

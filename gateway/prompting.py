@@ -85,6 +85,7 @@ async def chat_prompt(
         except InvalidRequest as error:
             start, turns_field = instructions(conversation.messages), body.turns_field if count else None
             name_as_sent(error, start, len(past), turns_field)
+            name_question(error, body.messages_field)
             raise
         return ChatPrompt(prompt, messages, count)
 
@@ -103,6 +104,15 @@ def name_as_sent(error: InvalidRequest, start: int, count: int, turns_field: str
     param, error.param = error.param, as_sent(error.param, start, count, turns_field)
     if param is not None and error.param is not None:
         error.message = error.message.replace(bracketed(param), bracketed(error.param))
+
+
+def name_question(error: InvalidRequest, field: str) -> None:
+    """Let ``error`` name ``field`` where it names a message, in its param and in its text: the one message of
+    a question that came in place of messages."""
+    param = error.param
+    if field != "messages" and param is not None and param.partition(".")[0] == "messages":
+        error.param = field
+        error.message = error.message.replace(bracketed(param), field)
 
 
 def as_sent(param: str | None, start: int, count: int, turns_field: str | None = None) -> str | None:

@@ -41,9 +41,9 @@ class RequestContext:
 
     Puts ``request_id`` into the request's state and on the answer as ``x-request-id``, beside
     ``openai-version`` and ``openai-processing-ms``, the milliseconds from the request's arrival to the
-    answer's headers; logs one line for each request, whose state may carry a ``summary`` for it; turns
-    what a route did not expect into a 500 in its dialect's shape, or ends the connection where the answer
-    had begun.
+    answer's headers; sets the cookie that its state may carry as ``set_cookie``; logs one line for each
+    request, whose state may carry a ``summary`` for it; turns what a route did not expect into a 500 in its
+    dialect's shape, or ends the connection where the answer had begun.
     """
 
     def __init__(self, app: ASGIApp, access_log: bool) -> None:
@@ -71,6 +71,8 @@ class RequestContext:
                     (b"openai-processing-ms", b"%d" % milliseconds),
                     OPENAI_VERSION,
                 ]
+                if "set_cookie" in state:
+                    message["headers"].append((b"set-cookie", state["set_cookie"].encode("latin-1")))
             await send(message)
 
         try:

@@ -270,6 +270,16 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    @field_validator("web_root")
+    @classmethod
+    def _has_a_page(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        path = value.expanduser().absolute()
+        if not (path / "index.html").is_file():
+            raise ValueError(f"{value} is not the folder of a built front end: it has no index.html")
+        return path
+
     @field_validator("prompt_templates")
     @classmethod
     def _usable(cls, value: Path | None) -> Path | None:

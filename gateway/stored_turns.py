@@ -10,6 +10,8 @@ from adapters.chat_format import Prompt
 from adapters.openai.body import Body
 from engine.base import ChatMessage, ModelCard
 from gateway import metrics
+from gateway.access.caller import Caller
+from gateway.access.ownership import owner_of
 from gateway.errors import InvalidRequest, Unavailable
 from gateway.lifecycle import Lifecycle
 from persistence.conversations import Turn, last_turns
@@ -37,8 +39,9 @@ class WithPrompt(Protocol):
 Rendered = TypeVar("Rendered", bound=WithPrompt)
 
 
-async def stored_turns(lifecycle: Lifecycle, body: Body, chat_type: str) -> list[Turn]:
-    """The turns that ``body`` asks for, oldest first, as far as a context can hold them.
+async def stored_turns(lifecycle: Lifecycle, caller: Caller, body: Body, chat_type: str) -> list[Turn]:
+    """The turns that ``body`` asks for, oldest first, as far as a context can hold them; with authentication
+    the caller's.
 
     What was closed before is among them. Raises InvalidRequest where rows keep no text, and Unavailable.
     """
@@ -61,6 +64,7 @@ async def stored_turns(lifecycle: Lifecycle, body: Body, chat_type: str) -> list
             body.conversation_id,
             chat_type,
             body.stored_turns,
+            owner=owner_of(lifecycle, caller),
             most_bytes=lifecycle.engine.card.max_model_len * MOST_BYTES_PER_TOKEN,
             timeout_seconds=seconds,
         )

@@ -83,6 +83,21 @@ async def statements(database: Database, timeout_seconds: float) -> AsyncIterato
 
 
 @asynccontextmanager
+async def transaction(database: Database, timeout_seconds: float) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the pool in a transaction. Its statements are planned for their values, each time. The
+    server ends it where this side stalls: others may wait for its locks."""
+    milliseconds = _milliseconds(timeout_seconds)
+    async with _connection(database) as connection:
+        await connection.execute(
+            f"BEGIN; SET LOCAL statement_timeout = {milliseconds};"
+            f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds};"
+            "SET LOCAL plan_cache_mode = force_custom_plan"
+        )
+        yield connection
+        await connection.execute("COMMIT")
+
+
+@asynccontextmanager
 async def _connection(database: Database) -> AsyncIterator[asyncpg.Connection]:
     async with database.engine.connect() as pooled:
         connection = (await pooled.get_raw_connection()).driver_connection

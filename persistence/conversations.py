@@ -26,9 +26,9 @@ _BEYOND_ALL = UUID(int=2**128 - 1)
 # An answer that calls a tool ends no turn: what comes of the call does, with the same query.
 IDS = """
 SELECT id FROM message
-WHERE conversation_id = $1 AND chat_type = $2 AND id < $3
+WHERE conversation_id = $1 AND chat_type = $2 AND ($3::uuid IS NULL OR user_id = $3) AND id < $4
     AND status = 'completed' AND finish_reason IS DISTINCT FROM 'tool_calls'
-ORDER BY id DESC LIMIT $4
+ORDER BY id DESC LIMIT $5
 """
 
 # The length of a text is known without reading it.
@@ -59,10 +59,12 @@ async def last_turns(
     chat_type: str,
     count: int,
     *,
+    owner: UUID | None,
     most_bytes: int,
     timeout_seconds: float,
 ) -> list[Turn]:
-    """The last ``count`` complete turns of a conversation, at most MOST_TURNS, oldest first.
+    """The last ``count`` complete turns of a conversation, at most MOST_TURNS, oldest first; with an
+    ``owner`` only those that are his.
 
     A turn is complete where its request has completed and its response is not empty; one whose text is not
     kept is left out. Their order is that of their ids. Older turns are left out, too, where all together
@@ -73,22 +75,21 @@ async def last_turns(
 
     async def read() -> list[Turn]:
         async with snapshot(database, timeout_seconds) as connection:
-            return await _read(
-                connection, to_column(conversation_id), chat_type, min(count, MOST_TURNS), most_bytes
-            )
+            whose = (to_column(conversation_id), chat_type, owner)
+            return await _read(connection, whose, min(count, MOST_TURNS), most_bytes)
 
     newest_first = await answered(timeout_seconds, read())
     return newest_first[::-1]
 
 
 async def _read(
-    connection: asyncpg.Connection, conversation_id: str, chat_type: str, count: int, most_bytes: int
+    connection: asyncpg.Connection, whose: tuple[str, str, UUID | None], count: int, most_bytes: int
 ) -> list[Turn]:
     """The turns, newest first, page by page: two round trips where one page is enough."""
     turns: list[Turn] = []
     before, page, bytes_left = _BEYOND_ALL, min(count, PAGE), most_bytes
     while len(turns) < count:
-        ids = [row["id"] for row in await connection.fetch(IDS, conversation_id, chat_type, before, page)]
+        ids = [row["id"] for row in await connection.fetch(IDS, *whose, before, page)]
         if not ids:
             break
         rows = await connection.fetch(TEXTS, ids, bytes_left, count - len(turns))

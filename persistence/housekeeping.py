@@ -5,6 +5,7 @@
     partitions  every hour   those of the time to come are there
     lost rows   every 15 s   what dead gateways left running is closed as lost
     retention   every hour   what is older than it may be is dropped
+    sessions    every hour   those that have expired are deleted
 
 Several gateways do the same at the same time: each of these can stand that. None of it is in the way of a
 request, so a failure is logged when it begins, changes or ends, and tried again.
@@ -21,7 +22,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 
-from persistence import liveness, partitions, retention
+from persistence import liveness, partitions, retention, sessions
 from persistence.database import Database, first_line
 
 log = logging.getLogger("gateway.housekeeping")
@@ -60,6 +61,7 @@ class Housekeeping:
             Job("making partitions", HOUR, RUN_SECONDS, self._make_partitions),
             Job("closing lost rows", LOST_SECONDS, RUN_SECONDS, self._close_lost),
             Job("retention", HOUR, RETENTION_RUN_SECONDS, self._drop_expired),
+            Job("ending sessions", HOUR, RUN_SECONDS, self._end_sessions),
         ]
         self._problems: dict[str, str] = {}
         self._connection: asyncpg.Connection | None = None
@@ -144,3 +146,7 @@ class Housekeeping:
             connection, datetime.now(UTC), self._retain_content_days, self._retain_rows_days
         )
         return f"dropped {', '.join(dropped)}" if dropped else ""
+
+    async def _end_sessions(self, connection: asyncpg.Connection) -> str:
+        deleted = await sessions.delete_expired(connection, datetime.now(UTC))
+        return f"{deleted} have expired" if deleted else ""

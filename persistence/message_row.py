@@ -114,14 +114,22 @@ _MESSAGE, _CONTENT = _NAMES[:-4], ["id", *_NAMES[-4:]]
 _CLOSED = _NAMES[_NAMES.index("status") : _NAMES.index("meta_data") + 1]
 _STATUS, _QUERY = _NAMES.index("status"), _NAMES.index("query")
 
+# In meta_data: its conversation was deleted. The row stays and counts; what was said, and by whom, has gone.
+DELETED = "deleted"
+_IS_DELETED = f"message.meta_data ? '{DELETED}'"
+_ENDS = {name: f"excluded.{name}" for name in _CLOSED} | {
+    "error": f"CASE WHEN {_IS_DELETED} THEN NULL ELSE excluded.error END",
+    "meta_data": f"CASE WHEN {_IS_DELETED} THEN message.meta_data ELSE excluded.meta_data END",
+}
+
 # For the connection that runs WRITE. Its plan, and those of the foreign keys behind it, are made once: that
 # takes longer than to write a row. The tables may be empty then, and it must not be what is best for these.
 SESSION = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
 
 # Only names of our own go into the statement. All who write lock in one order, conversations before messages,
 # each by id, so none waits for another in a circle. A conversation that was deleted while a message of it was
-# being answered does not come back with the message's end. Subqueries that give one value look in an index,
-# once for each record, however large the tables are.
+# being answered does not come back with the message's end, nor does its text. Subqueries that give one value
+# look in an index, once for each record, however large the tables are.
 WRITE = f"""
 WITH record AS (
     SELECT * FROM unnest({_ARRAYS}) AS record ({", ".join(_NAMES)})
@@ -138,12 +146,13 @@ WITH record AS (
 ), written AS (
     INSERT INTO message ({", ".join(_MESSAGE)}) SELECT {", ".join(_MESSAGE)} FROM record
     WHERE (SELECT count(id) FROM known) + (SELECT count(*) FROM unknown) >= 0 ORDER BY id
-    ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _CLOSED)}
+    ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = {end}" for name, end in _ENDS.items())}
     WHERE message.status IN ('running', 'lost') AND excluded.status <> 'running'
-    RETURNING id
+    RETURNING id, {_IS_DELETED} AS is_deleted
 )
 INSERT INTO message_content ({", ".join(_CONTENT)})
-SELECT {", ".join(_CONTENT)} FROM record JOIN written USING (id) WHERE record.query IS NOT NULL
+SELECT {", ".join(_CONTENT)} FROM record JOIN written USING (id)
+WHERE record.query IS NOT NULL AND NOT is_deleted
 ON CONFLICT (id) DO UPDATE SET response = excluded.response, details = excluded.details
 """
 

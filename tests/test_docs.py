@@ -31,7 +31,7 @@ def fields(heading: str) -> list[str]:
 
 
 def test_every_field_of_the_bodies_is_in_its_table() -> None:
-    own = {"echo", "logprobs", "add_special_tokens"}
+    own = {"prompt", "echo", "logprobs", "add_special_tokens"}
     both = (CHAT.keys() & COMPLETION.keys()) - own
     assert fields("Both routes") == sorted(both)
     assert fields("/v1/chat/completions") == sorted(CHAT.keys() - both)

@@ -13,9 +13,7 @@ from typing_extensions import TypedDict
 
 from adapters.openai.answer_types import ChatCompletion, ChatCompletionChunk, closed
 
-MessageId = Annotated[
-    str, Field(pattern="^[0-9a-f]{32}$", description="The row's id, which feedback names.")
-]
+MessageId = Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="The row's id, which feedback names.")]
 Code = Annotated[int, Field(ge=400, le=599, description="The HTTP status.")]
 Text = Annotated[str, Field(description="What went wrong, for people.")]
 
@@ -52,6 +50,15 @@ class ChatCompletionChunkOf03(ChatCompletionChunk):
 
     message_id: MessageId
     status: None
+
+
+@closed
+class BaseResponse(TypedDict):
+    """What became of a request, with HTTP status 200 in any case."""
+
+    code: Annotated[int, Field(description="200 where all went well, else what the status would be.")]
+    msg: str
+    data: None
 
 
 @closed

@@ -310,3 +310,16 @@ class DetokenizedText(TypedDict):
     """The text of ids. (vLLM)"""
 
     prompt: str
+
+
+@closed
+class FeedbackObject(TypedDict):
+    """What was said of an answer, as it is stored. (This gateway's own)"""
+
+    object: Literal["feedback"]
+    id: str
+    message_id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    score: Annotated[int, Field(ge=0, le=100, description="Higher is better.")]
+    reason: str
+    correction: str | None
+    created: Created

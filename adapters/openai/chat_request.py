@@ -12,13 +12,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
+    GetCoreSchemaHandler,
     StringConstraints,
     ValidationInfo,
     field_validator,
 )
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from adapters.chat_format import Conversation
-from adapters.field_origin import openai, vllm
+from adapters.field_origin import chatchat, openai, vllm
 from adapters.openai.answers import Wanted
 from adapters.openai.body import Body, Label
 from adapters.openai.messages import Message
@@ -40,15 +42,28 @@ from engine.base import StructuredOutput, Tool
 
 TOOL_FIELDS = {"tool_choice", "parallel_tool_calls", "function_call"}
 
+# In place of messages.
+QUESTIONS = ("prompt", "query")
+
+
+class _OrNull:
+    """A field whose validator puts something in null's place."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.nullable_schema(handler(source))
+
 
 class ChatCompletionRequest(Body):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(
-        min_length=1,
-        fail_fast=True,
-        description="The conversation so far. (OpenAI)",
-        json_schema_extra={"x-origin": "OpenAI"},
+    prompt: str | None = chatchat(
+        "In place of messages: the question, a text; what was said before is the history."
+    )
+    query: str | None = chatchat("The same as prompt.")
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True), _OrNull()] = openai(
+        "The conversation so far; required where neither prompt nor query is given. "
+        "Default: the question as a user's message.",
+        validate_default=True,
     )
     max_completion_tokens: int | None = openai(
         "As max_tokens, which it replaces; it wins where both are given. Default: max_tokens."
@@ -96,6 +111,23 @@ class ChatCompletionRequest(Body):
     add_special_tokens: OnlyFalse | None = vllm(
         "Only false: the model's chat format has placed them already."
     )
+
+    @field_validator("query")
+    @classmethod
+    def _one_question(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("prompt") is not None:
+            raise ValueError("'query' and 'prompt' can't be given together")
+        return value
+
+    @field_validator("messages")
+    @classmethod
+    def _messages_or_question(cls, value: list[Message] | None, info: ValidationInfo) -> list[Message]:
+        given = next(((name, info.data[name]) for name in QUESTIONS if info.data.get(name) is not None), None)
+        if value is None and given is None:
+            raise PydanticKnownError("missing")
+        if value is not None and given is not None:
+            raise ValueError(f"'messages' and '{given[0]}' can't be given together")
+        return value or [Message.model_validate({"role": "user", "content": given and given[1]})]
 
     @field_validator("functions")
     @classmethod
@@ -157,6 +189,11 @@ class ChatCompletionRequest(Body):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
+    def messages_field(self) -> str:
+        """The field that ``messages`` come from."""
+        return next((name for name in QUESTIONS if getattr(self, name) is not None), "messages")
+
+    @property
     def structured(self) -> StructuredOutput | None:
         """What the answer's text has to be."""
         of_format = self.response_format.structured if self.response_format is not None else None
@@ -177,7 +214,7 @@ class ChatCompletionRequest(Body):
         limit = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
         logprobs = "logprobs" if self.top_logprobs is None else "top_logprobs"
         return {
-            "prompt": "messages",
+            "prompt": self.messages_field,
             "structured": constraint,
             "max_tokens": limit,
             "logprobs": logprobs,

@@ -37,7 +37,10 @@ class TokenizeChat(ChatCompletionRequest):
 
 
 def _form(value: object) -> str:
-    return "a-chat" if isinstance(value, dict) and "messages" in value else "a-prompt"
+    """A prompt alone is a text; with a history it is a question, as /v1/chat/completions takes it."""
+    names = ("messages", "query", "history", "history_len")
+    is_chat = isinstance(value, dict) and any(value.get(name) is not None for name in names)
+    return "a-chat" if is_chat else "a-prompt"
 
 
 class TokenizeRequest(

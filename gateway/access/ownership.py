@@ -1,11 +1,42 @@
-"""What belongs to whom."""
+"""What belongs to whom, where that counts: with the setting ``authentication``."""
 
 from __future__ import annotations
 
+import logging
+from uuid import UUID
+
 from gateway.access.caller import Caller
+from gateway.errors import NotFound
 from gateway.lifecycle import Lifecycle
+from persistence.conversation_list import owners
+from persistence.database import DatabaseUnavailable
+
+log = logging.getLogger("gateway.access")
+
+
+def owner_of(lifecycle: Lifecycle, caller: Caller) -> UUID | None:
+    """Whose rows ``caller`` may read and change; None: whoever's."""
+    return caller.user_id if lifecycle.settings.authentication else None
 
 
 async def check_conversation(lifecycle: Lifecycle, caller: Caller, conversation_id: str | None) -> None:
-    """Raises NotFound for a conversation that is there and is somebody else's, where that counts: with the
-    setting ``authentication``."""
+    """Raises NotFound for a conversation that is there and is not the caller's; it does not tell whose.
+
+    While PostgreSQL is away nothing is checked: whatever the caller then says in somebody else's
+    conversation is the caller's own, and only he sees it there.
+    """
+    owner = owner_of(lifecycle, caller)
+    if owner is None or conversation_id is None or lifecycle.recorder.away is not None:
+        return
+    try:
+        found = await owners(lifecycle.database, conversation_id, lifecycle.settings.database_timeout_seconds)
+    except DatabaseUnavailable as error:
+        log.warning("whose a conversation is can't be read: %s", error)
+        return
+    if found - {owner}:
+        raise no_such_conversation()
+
+
+def no_such_conversation() -> NotFound:
+    """It is not there, or it is somebody else's."""
+    return NotFound("There is no such conversation.", "conversation_id", "conversation_not_found")

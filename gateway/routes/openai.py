@@ -49,12 +49,14 @@ COMPLETION = Form("cmpl-", CompletionChunks, completion, "prompt")
 @router.get("/models", summary="The served model")
 async def models(request: Request) -> dict[str, Any]:
     """What a client may name as ``model``."""
+    await caller_of(request)
     return {"object": "list", "data": [model_object(lifecycle_of(request).engine.card)]}
 
 
 @router.get("/models/{model:path}", summary="One model")
 async def one_model(request: Request, model: str) -> dict[str, Any]:
     """The model's context and sampling defaults stand beside OpenAI's fields."""
+    await caller_of(request)
     card = lifecycle_of(request).engine.card
     check_model(model, card)
     return model_object(card)

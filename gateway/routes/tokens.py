@@ -8,6 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from adapters.openai.tokens import DetokenizeRequest, TokenizeChat, TokenizePrompt, TokenizeRequest
+from gateway.access.caller import Caller, caller_of
+from gateway.access.ownership import check_conversation
 from gateway.lifecycle import Lifecycle, lifecycle_of
 from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, rendered
 from gateway.routes.body import read
@@ -19,11 +21,11 @@ router = APIRouter(tags=["Tokens"])
 @router.post("/tokenize", summary="Count and list tokens")
 async def tokenize(request: Request) -> dict[str, Any]:
     """The ids of a text or a conversation; their count is what usage calls prompt_tokens."""
-    lifecycle = lifecycle_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request)
     asked = (await read(request, TokenizeRequest, lifecycle.settings.max_body_bytes)).root
     check_model(asked.model, lifecycle.engine.card)
     if isinstance(asked, TokenizeChat):
-        ids = await chat_ids(lifecycle, asked)
+        ids = await chat_ids(lifecycle, caller, asked)
     else:
         ids = await prompt_ids(lifecycle, asked)
     return {
@@ -34,9 +36,10 @@ async def tokenize(request: Request) -> dict[str, Any]:
     }
 
 
-async def chat_ids(lifecycle: Lifecycle, asked: TokenizeChat) -> Any:
+async def chat_ids(lifecycle: Lifecycle, caller: Caller, asked: TokenizeChat) -> Any:
     """The ids that a conversation would be answered from. Raises GatewayError."""
-    turns = await stored_turns(lifecycle, asked, "llm_chat")
+    await check_conversation(lifecycle, caller, asked.conversation_id)
+    turns = await stored_turns(lifecycle, caller, asked, "llm_chat")
     card, templates = lifecycle.engine.card, lifecycle.prompt_templates
     return (await chat_prompt(lifecycle.chat_format, card, asked, templates, turns)).prompt.token_ids
 
@@ -55,7 +58,7 @@ async def prompt_ids(lifecycle: Lifecycle, asked: TokenizePrompt) -> Any:
 @router.post("/detokenize", summary="Tokens to text")
 async def detokenize(request: Request) -> dict[str, str]:
     """The text of ids, control tokens included."""
-    lifecycle = lifecycle_of(request)
+    lifecycle, _ = lifecycle_of(request), await caller_of(request)
     asked = await read(request, DetokenizeRequest, lifecycle.settings.max_body_bytes)
     check_model(asked.model, lifecycle.engine.card)
     return {"prompt": await asyncio.to_thread(lifecycle.chat_format.decode, asked.tokens)}

@@ -57,6 +57,50 @@ def test_a_history_comes_before_the_messages(templated: Gateway, sdk: openai.Ope
     assert row["details"]["history"] == HISTORY
 
 
+@pytest.mark.parametrize("field", ["prompt", "query"])
+def test_a_prompt_or_query_stands_in_place_of_the_messages(
+    templated: Gateway, sdk: openai.OpenAI, field: str
+) -> None:
+    body = {field: "x {input}", "history": HISTORY, "prompt_name": "told", "max_tokens": 100}
+    told: Any = sdk.post("/chat/completions", cast_to=object, body=body)
+    assert told["choices"][0]["message"]["content"] == "Human: 1{{ input }}\nAI: 2|x {input}"
+    row = templated.row(told["id"])
+    assert (row["query"], row["messages"], row["details"]) == ("x {input}", None, {"history": HISTORY})
+    counted: Any = sdk.post("../tokenize", cast_to=object, body=body)
+    assert counted["count"] == told["usage"]["prompt_tokens"]
+
+
+def test_a_question_is_named_where_it_is_at_fault(sdk: openai.OpenAI) -> None:
+    for body, param, code, words in (
+        ({"prompt": "x" * 1_048_577}, "prompt", "context_length_exceeded", ["1048576"]),
+        ({"query": "x" * 1_048_577}, "query", "context_length_exceeded", ["1048576"]),
+        ({"prompt": "x", "messages": []}, "messages", "invalid_value", ["at least 1"]),
+        ({"prompt": "x", "query": "y"}, "query", "invalid_value", ["'prompt'", "'query'"]),
+        ({"history": HISTORY}, "messages", "missing_required_parameter", ["'messages'"]),
+        (
+            {"prompt": "x", "messages": [{"role": "user", "content": "y"}]},
+            "messages",
+            "invalid_value",
+            ["'prompt'", "'messages'"],
+        ),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            sdk.post("/chat/completions", cast_to=object, body=body)
+        assert (refused.value.param, refused.value.code) == (param, code)
+        assert all(word in refused.value.message for word in words)
+
+
+def test_a_prompt_without_a_history_is_counted_as_a_text(sdk: openai.OpenAI) -> None:
+    for body, count in (
+        ({"prompt": "abc"}, 3),
+        ({"prompt": "abc", "messages": None, "history": None}, 3),
+        ({"query": "abc"}, 3),
+        ({"prompt": "abc", "history": HISTORY}, 16),
+    ):
+        counted: Any = sdk.post("../tokenize", cast_to=object, body=body)
+        assert counted["count"] == count
+
+
 @pytest.mark.parametrize(
     ("extra", "text", "expected"),
     [

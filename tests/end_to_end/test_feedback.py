@@ -75,10 +75,10 @@ def test_a_score_out_of_range_is_a_400_in_chatchats_answer(
         ("message_id", "a" * 33),
         ("message_id", "a" * 36),
         ("message_id", "a" * 40),
-        ("message_id", 5),
+        ("message_id", []),
         ("score", "many"),
         ("score", 12.5),
-        ("reason", 5),
+        ("reason", {}),
     ],
 )
 def test_a_body_that_does_not_pass_is_a_422(client: httpx.Client, field: str, value: object) -> None:

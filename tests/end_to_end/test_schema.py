@@ -17,16 +17,12 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from gateway.app import create_app
+from gateway.error_shapes import NATIVE, OPENAI
 from gateway.settings import load
 from tests.end_to_end.served import Gateway
 
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-    negative_data_rejection,
-]
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+GENERATING = ("completions", "/completion", "/chat", "/message/")
 SECONDS = 10
 MOST_TOKENS = 32
 
@@ -44,10 +40,14 @@ def test_it_is_what_is_served(client: httpx.Client) -> None:
 @schema.parametrize()
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_documented(simulated: Gateway, case: Case[Any]) -> None:
-    if isinstance(case.body, dict):
+    path = case.operation.path
+    if isinstance(case.body, dict) and path.endswith(GENERATING):
         # So that what ignores its end ends.
         for name in ("max_tokens", "max_completion_tokens"):
             asked = case.body.get(name)
             if asked is None or (type(asked) is int and not 0 < asked < MOST_TOKENS):
                 case.body[name] = MOST_TOKENS
-    case.call_and_validate(base_url=simulated.base_url, checks=CHECKS, timeout=SECONDS)
+    # Chatchat's own routes also take what can be read as what is meant.
+    strict = path in OPENAI or not path.startswith(NATIVE)
+    checks = [*CHECKS, negative_data_rejection] if strict else CHECKS
+    case.call_and_validate(base_url=simulated.base_url, checks=checks, timeout=SECONDS)

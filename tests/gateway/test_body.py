@@ -23,7 +23,7 @@ from gateway.errors import (
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
-from gateway.routes.body import Gunzip, received
+from gateway.routes.body import Gunzip, is_absent, received
 from tests.strategies import json_values
 
 MOST = 10_000
@@ -206,6 +206,40 @@ async def test_anything_else_is_told_what_to_send(kind: str) -> None:
 async def test_a_body_without_a_content_type_is_refused() -> None:
     with pytest.raises(UnsupportedMediaType, match="content-type: application/json"):
         await received(Client([b"{}"]).receive, Headers({}), MOST, 30)
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken"),
+    [
+        ({}, True),
+        ({"content-length": "2"}, True),
+        ({"content-type": "application/json", "origin": "http://example.com"}, True),
+        ({"content-type": ""}, False),
+        ({"content-type": "text/plain"}, False),
+        # As a web page sends bytes.
+        ({"origin": "http://example.com"}, False),
+        ({"origin": "null"}, False),
+    ],
+)
+async def test_where_it_need_not_be_declared_a_web_pages_body_has_to_be(
+    headers: dict[str, str], taken: bool
+) -> None:
+    with contextlib.nullcontext() if taken else pytest.raises(UnsupportedMediaType):
+        body = await received(Client([b"{}"]).receive, Headers(headers), MOST, 30, undeclared=True)
+        assert body == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("headers", "absent"),
+    [
+        ({}, True),
+        ({"content-length": "0"}, True),
+        ({"content-length": "2"}, False),
+        ({"transfer-encoding": "chunked"}, False),
+    ],
+)
+def test_a_body_that_is_not_there_is_known_by_its_headers(headers: dict[str, str], absent: bool) -> None:
+    assert is_absent(Headers(headers)) is absent
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", "Identity"])

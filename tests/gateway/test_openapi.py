@@ -5,14 +5,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.refused import IGNORED, REFUSED
 from gateway.app import create_app
+from gateway.error_shapes import FUFAN, NATIVE, OPENAI
+from gateway.openapi import FORMS, OPERATIONS
 from gateway.settings import load
 
+BODIES = {model.__name__: model for model in FORMS["validation"]}
 POSTS: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatCompletionRequest,
     "/v1/completions": CompletionRequest,
@@ -54,36 +58,46 @@ def test_it_is_json_and_every_reference_leads_somewhere(document: dict[str, Any]
         assert isinstance(place, dict)
 
 
-def test_it_has_every_route(document: dict[str, Any]) -> None:
-    assert {(method, path) for path, method, _ in operations(document)} == {
-        ("get", "/v1/models"),
-        ("get", "/v1/models/{model}"),
-        ("post", "/v1/chat/completions"),
-        ("post", "/v1/completions"),
-        ("post", "/tokenize"),
-        ("post", "/detokenize"),
-        ("get", "/health/live"),
-        ("get", "/health/ready"),
-        ("get", "/metrics"),
+def test_each_of_its_routes_is_described(document: dict[str, Any]) -> None:
+    assert document["paths"].keys() == OPERATIONS.keys()
+    assert document["paths"].keys() >= {
+        *POSTS,
+        "/v1/models",
+        "/tokenize",
+        "/metrics",
+        "/chat/chat",
+        "/api/chat",
     }
 
 
-@pytest.mark.parametrize("path", POSTS)
-def test_the_examples_of_a_body_are_accepted(document: dict[str, Any], path: str) -> None:
-    body = document["paths"][path]["post"]["requestBody"]
-    content = body["content"]["application/json"]
-    assert body["required"] is True
-    assert content["schema"]["$ref"].endswith(f"/{POSTS[path].__name__}")
-    assert content["examples"]
-    for example in content["examples"].values():
-        POSTS[path].model_validate_json(json.dumps(example["value"]))
+def test_the_examples_of_a_body_are_accepted(document: dict[str, Any]) -> None:
+    bodies = [
+        operation["requestBody"] for _, _, operation in operations(document) if "requestBody" in operation
+    ]
+    assert bodies
+    for body in bodies:
+        content = body["content"]["application/json"]
+        model: type[BaseModel] = BODIES[content["schema"]["$ref"].rpartition("/")[2]]
+        assert body["required"] is True
+        assert content["examples"]
+        for example in content["examples"].values():
+            model.model_validate_json(json.dumps(example["value"]))
+
+
+def test_the_examples_of_an_answer_have_its_form(document: dict[str, Any]) -> None:
+    for path, method, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            if content := answer["content"].get("application/json"):
+                schema = content["schema"] | {"components": document["components"]}
+                problems = list(Draft202012Validator(schema).iter_errors(content["example"]))
+                assert not problems, (path, method, status)
 
 
 @pytest.mark.parametrize("path", POSTS)
 def test_every_field_of_a_body_is_described(document: dict[str, Any], path: str) -> None:
     schema = document["components"]["schemas"][POSTS[path].__name__]
     assert schema["properties"].keys() == POSTS[path].model_fields.keys()
-    required = set(schema["required"])
+    required = set(schema.get("required", ()))
     for name, field in schema["properties"].items():
         assert field["x-origin"] in ("OpenAI", "vLLM", "Chatchat")
         assert field["description"].endswith(f"({field['x-origin']})")
@@ -108,7 +122,7 @@ def test_every_failure_has_the_shape_of_openais_errors(document: dict[str, Any])
     required = document["components"]["schemas"]["Error"]["properties"]["error"]["required"]
     for path in POSTS:
         responses = document["paths"][path]["post"]["responses"]
-        assert set(responses) == {"200", "400", "404", "408", "413", "415", "500", "503", "504"}
+        assert set(responses) == {"200", "400", "401", "404", "408", "413", "415", "500", "503", "504"}
         for status, answer in responses.items():
             if status != "200":
                 content = answer["content"]["application/json"]
@@ -124,6 +138,18 @@ def test_what_the_engine_is_not_asked_for_fails_on_its_body_and_on_stored_turns_
     assert set(responses) == {"200", "400", "404", "408", "413", "415"} | also
 
 
+def test_every_failure_of_a_native_route_has_chatchats_shape(document: dict[str, Any]) -> None:
+    for path, _, operation in operations(document):
+        if not path.startswith(NATIVE) or path in OPENAI:
+            assert "422" not in operation["responses"]
+            continue
+        name = "FufanError" if path.startswith(FUFAN) else "NativeError"
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400:
+                content = answer["content"]["application/json"]
+                assert content["schema"] == {"$ref": f"#/components/schemas/{name}"}
+                assert content["example"]["code"] == int(status)
+
+
 def test_fastapis_own_validation_is_not_in_it(document: dict[str, Any]) -> None:
-    assert all("422" not in operation["responses"] for _, _, operation in operations(document))
     assert not {"HTTPValidationError", "ValidationError"} & document["components"]["schemas"].keys()

@@ -16,9 +16,11 @@ from gateway.prompt_templates import read_templates
 from gateway.prompting import (
     THREAD_CHARACTERS,
     as_sent,
+    bracketed,
     check_model,
     completion_prompt,
     conversation_prompt,
+    name_question,
     rendered,
     token_budget,
 )
@@ -114,6 +116,23 @@ async def test_a_prompt_that_has_no_place_is_the_clients_fault(
     with pytest.raises(InvalidRequest, match="roles must alternate") as refused:
         await rendered(refuse, heavy=heavy, param="messages")
     assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("field", "param", "named"),
+    [
+        ("prompt", "messages.0.content", "prompt"),
+        ("query", "messages", "query"),
+        ("messages", "messages.0.content", "messages.0.content"),
+        ("prompt", "history.0.content", "history.0.content"),
+        ("prompt", None, None),
+    ],
+)
+def test_a_question_is_named_by_its_field(field: str, param: str | None, named: str | None) -> None:
+    error = InvalidRequest(f"Invalid '{bracketed(param or 'prompt_name')}'.", param)
+    name_question(error, field)
+    assert error.param == named
+    assert error.message == f"Invalid '{bracketed(named or 'prompt_name')}'."
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from gateway.errors import (
     InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
+    NotFound,
     PermissionDenied,
     RateLimitExceeded,
     Unavailable,
@@ -45,6 +46,7 @@ SDK_CLASSES: dict[type[GatewayError], type[openai.APIStatusError]] = {
     PermissionDenied: openai.PermissionDeniedError,
     ModelNotFound: openai.NotFoundError,
     UnknownUrl: openai.NotFoundError,
+    NotFound: openai.NotFoundError,
     # The SDK has no class of its own for these.
     MethodNotAllowed: openai.APIStatusError,
     BodyTimeout: openai.APIStatusError,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from engine.base import ModelCard
 from engine.simulated import SimulatedEngine
+from gateway.access.caller import ANONYMOUS, Caller
 from gateway.errors import ContextLengthExceeded, InvalidRequest, Unavailable
 from gateway.lifecycle import Lifecycle
 from gateway.prompt_templates import read_templates
@@ -196,7 +198,7 @@ def lifecycle(tmp_path: Path, **settings: Any) -> Lifecycle:
 async def test_a_request_that_asks_for_no_turns_needs_no_database(
     tmp_path: Path, fields: dict[str, Any]
 ) -> None:
-    assert await stored_turns(lifecycle(tmp_path), chat_body(**fields), "llm_chat") == []
+    assert await stored_turns(lifecycle(tmp_path), ANONYMOUS, chat_body(**fields), "llm_chat") == []
 
 
 @pytest.mark.parametrize(("fields", "param"), [({}, "history_len"), ({"history": 3}, "history")])
@@ -204,7 +206,9 @@ async def test_where_no_text_is_stored_turns_are_refused_with_the_reason(
     tmp_path: Path, fields: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(InvalidRequest, match="stores no text") as refused:
-        await stored_turns(lifecycle(tmp_path, store_content="none"), chat_body(**fields), "llm_chat")
+        await stored_turns(
+            lifecycle(tmp_path, store_content="none"), ANONYMOUS, chat_body(**fields), "llm_chat"
+        )
     assert (refused.value.param, refused.value.code) == (param, "unsupported_parameter")
 
 
@@ -227,9 +231,31 @@ async def test_turns_that_can_not_be_read_now_are_a_503_that_names_the_field(
     monkeypatch.setattr(house.recorder, "caught_up", answer)
     monkeypatch.setattr("gateway.stored_turns.last_turns", gone)
     with pytest.raises(Unavailable) as refused:
-        await stored_turns(house, chat_body(**fields), "llm_chat")
+        await stored_turns(house, ANONYMOUS, chat_body(**fields), "llm_chat")
     error = refused.value
     assert (error.status, error.param, error.code) == (503, param, "database_unavailable")
     assert int(error.headers["retry-after"]) > 0
     # The client is told less than the operator.
     assert "gone" not in error.message
+
+
+@pytest.mark.parametrize("authentication", [True, False])
+async def test_with_authentication_the_turns_are_the_callers_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authentication: bool
+) -> None:
+    house = lifecycle(tmp_path, authentication=authentication)
+    house._engine = SimulatedEngine()
+    asked: list[object] = []
+
+    async def caught_up(timeout_seconds: float) -> bool:
+        return True
+
+    async def turns(*given: object, owner: object, **named: object) -> list[Turn]:
+        asked.append(owner)
+        return TURNS
+
+    monkeypatch.setattr(house.recorder, "caught_up", caught_up)
+    monkeypatch.setattr("gateway.stored_turns.last_turns", turns)
+    user = uuid4()
+    assert await stored_turns(house, Caller(user), chat_body(), "llm_chat") == TURNS
+    assert asked == [user if authentication else None]

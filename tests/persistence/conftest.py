@@ -90,7 +90,9 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
     database = Database(migrated_url, Path())
     await database.connect()
     async with database.engine.begin() as connection:
-        await connection.exec_driver_sql("TRUNCATE message, message_content, feedback, conversation CASCADE")
+        await connection.exec_driver_sql(
+            'TRUNCATE message, message_content, feedback, conversation, "user" CASCADE'
+        )
     yield database
     await database.close()
 

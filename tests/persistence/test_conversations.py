@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +24,7 @@ from persistence.partitions import least_id
 from persistence.recorder import Recorder
 from tests.persistence.conftest import MakeDatabase
 from tests.persistence.rows import closed, new_row
+from tests.persistence.users import new_user
 from tests.strategies import texts
 
 ALL = 1000
@@ -57,6 +58,7 @@ async def read(
     count: int = ALL,
     *,
     conversation_id: str = "c",
+    owner: UUID | None = None,
     most_bytes: int = 10**9,
     timeout_seconds: float = SECONDS,
 ) -> list[Turn]:
@@ -65,6 +67,7 @@ async def read(
         conversation_id,
         "llm_chat",
         count,
+        owner=owner,
         most_bytes=most_bytes,
         timeout_seconds=timeout_seconds,
     )
@@ -86,6 +89,18 @@ async def test_the_last_turns_oldest_first(database: Database) -> None:
     assert await read(database) == turns_of(rows)
     assert await read(database, 5) == turns_of(rows[-5:])
     assert await read(database, 0) == await read(database, conversation_id="unknown") == []
+
+
+async def test_with_an_owner_only_his_turns(database: Database) -> None:
+    rows = [turn_row(number) for number in range(9)]
+    owners = [await new_user(database), await new_user(database), None]
+    for number, row in enumerate(rows):
+        row.user_id = owners[number % 3]
+    await write(database, rows)
+    assert await read(database, owner=owners[0]) == turns_of(rows[::3])
+    assert await read(database, 2, owner=owners[1]) == turns_of([rows[4], rows[7]])
+    assert await read(database, owner=uuid4()) == []
+    assert await read(database) == turns_of(rows)
 
 
 async def test_turns_of_one_millisecond_have_the_order_of_their_ids(database: Database) -> None:
@@ -234,7 +249,7 @@ async def test_turns_over_months_and_days_touch_no_other_partition(fresh_databas
         async def plan(statement: str, *values: object) -> str:
             return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {statement}", *values))
 
-        of_ids = await plan(IDS, "c", "llm_chat", UUID(int=2**128 - 1), 3)
+        of_ids = await plan(IDS, "c", "llm_chat", None, UUID(int=2**128 - 1), 3)
         # In order as they come: what is beyond the limit is not read.
         assert "Sort" not in of_ids
         assert "Seq Scan" not in of_ids

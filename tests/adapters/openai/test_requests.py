@@ -17,6 +17,7 @@ from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from adapters.openai.refused import REFUSED
 from engine.base import Sampling
+from gateway.errors import from_validation
 from tests.strategies import json_values, texts
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -92,6 +93,41 @@ def test_a_wrong_value_in_a_completion_is_refused_at_its_field(name: str, value:
 )
 def test_the_required_field_is_missed(model: type[Body], field: str) -> None:
     assert locations(model, {}) == [(field,)]
+
+
+@pytest.mark.parametrize("field", ["prompt", "query"])
+@given(text=texts)
+def test_a_question_stands_in_place_of_the_messages(field: str, text: str) -> None:
+    messages = chat(messages=[{"role": "user", "content": text}])
+    for null in ({}, {"messages": None, "prompt": None, "query": None}):
+        question = parsed(ChatCompletionRequest, null | {field: text})
+        assert question.messages == messages.messages
+        assert question.conversation == messages.conversation
+        assert (question.messages_field, question.field_names["prompt"]) == (field, field)
+    assert messages.messages_field == "messages"
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "names"),
+    [
+        (CHAT | {"prompt": "hi"}, "messages", ("'messages'", "'prompt'")),
+        (CHAT | {"query": ""}, "messages", ("'messages'", "'query'")),
+        ({"prompt": "hi", "query": "hi"}, "query", ("'query'", "'prompt'")),
+        ({"messages": None}, "messages", ("'messages'",)),
+        ({"prompt": None, "query": None}, "messages", ("'messages'",)),
+        ({"prompt": ["hi"]}, "prompt", ("'prompt'",)),
+        ({"prompt": 5}, "prompt", ("'prompt'",)),
+        ({"prompt": "hi", "messages": []}, "messages", ("'messages'",)),
+    ],
+)
+def test_a_body_has_messages_or_one_question(
+    body: dict[str, Any], field: str, names: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        parsed(ChatCompletionRequest, body)
+    error = from_validation(refused.value.errors(), ChatCompletionRequest)
+    assert error.param == field
+    assert all(name in error.message for name in names)
 
 
 @pytest.mark.parametrize("field", [*WRONG, "max_completion_tokens"])

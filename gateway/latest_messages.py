@@ -1,0 +1,39 @@
+"""A caller's latest messages, as far as he may see them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from fastapi import Request
+
+from gateway.access.caller import Caller
+from gateway.access.local import is_local
+from gateway.errors import PermissionDenied, Unavailable
+from gateway.lifecycle import Lifecycle
+from persistence.database import DatabaseUnavailable
+from persistence.latest_messages import LatestMessage, latest_messages
+
+log = logging.getLogger("gateway.latest_messages")
+
+
+async def latest(
+    request: Request, lifecycle: Lifecycle, caller: Caller, count: int
+) -> Sequence[LatestMessage]:
+    """His own, newest first; those that nobody has for whoever has not said who he is and asks from this
+    machine. What was closed before is among them. Raises PermissionDenied and Unavailable."""
+    if caller.user_id is None and (lifecycle.settings.authentication or not is_local(request)):
+        raise PermissionDenied(
+            "Whose messages these would be is not known: log in. Without a login they are listed only on the "
+            "gateway's own machine, where it asks for none."
+        )
+    seconds = lifecycle.settings.database_timeout_seconds
+    try:
+        if not await lifecycle.recorder.caught_up(seconds):
+            raise DatabaseUnavailable("rows wait for PostgreSQL")
+        return await latest_messages(lifecycle.database, caller.user_id, count, seconds)
+    except DatabaseUnavailable as error:
+        log.warning("the latest messages can't be read: %s", error)
+        raise Unavailable(
+            "The messages can't be read now; try again soon.", code="database_unavailable"
+        ) from error

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
+
+from gateway.access import ownership
+from gateway.access.caller import ANONYMOUS, Caller, caller_of
+from gateway.access.ownership import check_conversation, owner_of
+from gateway.app import create_app
+from gateway.errors import NotFound
+from gateway.lifecycle import Lifecycle
+from gateway.settings import load
+from persistence.database import DatabaseUnavailable
+from persistence.sessions import Session
+
+TOKEN = "t" * 43
+USER = uuid4()
+
+# Whoever has no session may come here.
+OPEN = {
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/api/users/register",
+    "/api/users/login",
+    "/api/users/logout",
+}
+
+
+def lifecycle(tmp_path: Path, **settings: Any) -> Lifecycle:
+    return Lifecycle(load({"engine": "simulated", "data_dir": tmp_path, "access_log": False} | settings))
+
+
+def app_of(lifecycle: Lifecycle) -> FastAPI:
+    """With a route that says who asks."""
+    app = create_app(lifecycle.settings, lifecycle)
+
+    @app.api_route("/who", methods=["GET", "POST"])
+    async def who(request: Request) -> str | None:
+        user_id = (await caller_of(request)).user_id
+        return None if user_id is None else user_id.hex
+
+    return app
+
+
+async def ask(
+    app: FastAPI, path: str = "/who", method: str = "GET", token: str | None = None, **headers: str
+) -> httpx.Response:
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    if token is not None:
+        given["cookie"] = f"other=1; gateway_session={token}; token={USER.hex}"
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        return await client.request(method, path, headers=given)
+
+
+class Sessions:
+    """Knows TOKEN, or is away."""
+
+    max_age_seconds = 60
+
+    def __init__(self, *, away: bool = False, slid: bool = False) -> None:
+        self.asked: list[str] = []
+        self._away, self._slid = away, slid
+
+    async def find(self, token: str) -> Session | None:
+        self.asked.append(token)
+        if self._away:
+            raise DatabaseUnavailable("PostgreSQL: gone")
+        return Session(USER, datetime.now(UTC) + timedelta(days=1), self._slid) if token == TOKEN else None
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Sessions:
+    return Sessions()
+
+
+def house(tmp_path: Path, sessions: Sessions, **settings: Any) -> FastAPI:
+    found = lifecycle(tmp_path, **settings)
+    found.sessions = sessions  # type: ignore[assignment]
+    return app_of(found)
+
+
+async def test_without_authentication_and_cookie_nobody_is_asked(tmp_path: Path, sessions: Sessions) -> None:
+    app = house(tmp_path, sessions)
+    for headers in ({}, {"authorization": f"Bearer {USER.hex}"}, {"cookie": "token=1"}):
+        answer = await ask(app, **headers)
+        assert (answer.status_code, answer.json()) == (200, None)
+    assert sessions.asked == []
+
+
+@pytest.mark.parametrize("authentication", [True, False])
+async def test_the_cookie_says_who_asks_whatever_else_comes_with_it(
+    tmp_path: Path, sessions: Sessions, authentication: bool
+) -> None:
+    app = house(tmp_path, sessions, authentication=authentication)
+    for headers in ({}, {"authorization": f"Bearer {uuid4().hex}"}, {"authorization": "Bearer"}):
+        answer = await ask(app, token=TOKEN, **headers)
+        assert (answer.status_code, answer.json()) == (200, USER.hex)
+        assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("token", [None, "x" * 43, ""])
+async def test_with_authentication_nobody_comes_in_without_a_session(
+    tmp_path: Path, sessions: Sessions, token: str | None
+) -> None:
+    app = house(tmp_path, sessions, authentication=True)
+    for headers in ({}, {"authorization": f"Bearer {USER.hex}"}, {"authorization": f"Bearer {TOKEN}"}):
+        answer = await ask(app, token=token, **headers)
+        assert answer.status_code == 401
+        error = answer.json()["error"]
+        assert (error["code"], answer.headers["www-authenticate"]) == ("invalid_api_key", "Bearer")
+        assert "/api/users/login" in error["message"]
+    assert (await ask(house(tmp_path, sessions), token=token)).json() is None
+
+
+async def test_while_postgresql_is_away_nobody_comes_in_who_has_to_be_known(tmp_path: Path) -> None:
+    answer = await ask(house(tmp_path, Sessions(away=True), authentication=True), token=TOKEN)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+    assert "gone" not in answer.text
+    answer = await ask(house(tmp_path, Sessions(away=True)), token=TOKEN)
+    assert (answer.status_code, answer.json()) == (200, None)
+
+
+async def test_a_session_that_slides_is_told_to_the_browser(tmp_path: Path) -> None:
+    app = house(tmp_path, Sessions(slid=True), authentication=True)
+    answer = await ask(app, token=TOKEN, x_forwarded_proto="https")
+    assert answer.headers["set-cookie"] == (
+        f"gateway_session={TOKEN}; HttpOnly; Max-Age=60; Path=/; SameSite=Lax; Secure"
+    )
+
+
+@pytest.mark.parametrize("authentication", [True, False])
+async def test_a_page_of_another_origin_does_not_act_for_whoever_is_logged_in(
+    tmp_path: Path, sessions: Sessions, authentication: bool
+) -> None:
+    app = house(tmp_path, sessions, authentication=authentication)
+    evil = {"origin": "http://evil.example", "sec_fetch_site": "cross-site"}
+    answer = await ask(app, method="POST", token=TOKEN, **evil)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "permission_denied")
+    assert sessions.asked == []
+    assert (await ask(app, method="POST", token=TOKEN, origin="http://gateway")).json() == USER.hex
+    # Without the cookie it has nothing that others have not.
+    assert (await ask(app, method="POST", **evil)).status_code == (401 if authentication else 200)
+
+
+async def test_with_authentication_every_route_has_to_know_who_asks(
+    tmp_path: Path, sessions: Sessions
+) -> None:
+    app = house(tmp_path, sessions, authentication=True)
+    open_paths = OPEN | {path.replace("/api/", "/api/api/", 1) for path in OPEN}
+    checked = 0
+    for route in app.routes:
+        if not isinstance(route, APIRoute):
+            continue
+        assert route.methods
+        if route.path in open_paths:
+            continue
+        # Those that nobody can have answer nobody.
+        expected = 404 if route.endpoint.__name__ == "not_here" else 401
+        path = re.sub(r"\{[^}]*\}", uuid4().hex, route.path)
+        for method in route.methods:
+            for headers in ({}, {"authorization": f"Bearer {USER.hex}"}):
+                answer = await ask(app, path, method, **headers)
+                assert answer.status_code == expected, (method, route.path)
+                checked += expected == 401
+    assert checked > 20
+
+
+async def test_what_needs_nobody_is_open(tmp_path: Path, sessions: Sessions) -> None:
+    app = house(tmp_path, sessions, authentication=True)
+    assert {route.path for route in app.routes if isinstance(route, APIRoute)} > OPEN
+    for path in ("/health/live", "/metrics", "/docs", "/openapi.json"):
+        assert (await ask(app, path)).status_code == 200
+    for path in ("/api/users/register", "/api/api/users/login"):
+        assert (await ask(app, path, "POST", content_type="application/json")).status_code == 422
+    # What is not there is not there for anyone.
+    assert (await ask(app, "/nope")).status_code == 404
+
+
+class Owners:
+    """Whose a conversation is, as PostgreSQL tells."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *owners: UUID | None) -> None:
+        self.asked: list[str] = []
+        self.owners: set[UUID | None] | Exception = set(owners)
+        monkeypatch.setattr(ownership, "owners", self)
+
+    async def __call__(self, database: object, conversation_id: str, timeout_seconds: float) -> Any:
+        assert timeout_seconds == 0.5
+        self.asked.append(conversation_id)
+        if isinstance(self.owners, Exception):
+            raise self.owners
+        return self.owners
+
+
+@pytest.mark.parametrize("owners", [(uuid4(),), (None,), (USER, uuid4()), (USER, None)])
+async def test_somebody_elses_conversation_and_nobodys_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owners: tuple[UUID | None, ...]
+) -> None:
+    Owners(monkeypatch, *owners)
+    found = lifecycle(tmp_path, authentication=True, database_timeout_seconds=0.5)
+    with pytest.raises(NotFound) as refused:
+        await check_conversation(found, Caller(USER), "c")
+    assert (refused.value.status, refused.value.code) == (404, "conversation_not_found")
+    assert not any(owner is not None and owner.hex in refused.value.message for owner in owners)
+
+
+async def test_ones_own_and_one_that_is_not_known_may_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = lifecycle(tmp_path, authentication=True, database_timeout_seconds=0.5)
+    for owners in ((), (USER,)):
+        known = Owners(monkeypatch, *owners)
+        await check_conversation(found, Caller(USER), "c")
+        assert known.asked == ["c"]
+        await check_conversation(found, Caller(USER), None)
+        assert known.asked == ["c"]
+
+
+async def test_without_authentication_nothing_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Owners(monkeypatch, uuid4())
+    found = lifecycle(tmp_path, database_timeout_seconds=0.5)
+    for caller in (ANONYMOUS, Caller(USER)):
+        await check_conversation(found, caller, "c")
+        assert owner_of(found, caller) is None
+    assert known.asked == []
+
+
+async def test_while_postgresql_is_away_a_chat_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Owners(monkeypatch)
+    known.owners = DatabaseUnavailable("PostgreSQL: gone")
+    found = lifecycle(tmp_path, authentication=True, database_timeout_seconds=0.5)
+    await check_conversation(found, Caller(USER), "c")
+    assert known.asked == ["c"]
+    found.recorder._away = "gone"
+    await check_conversation(found, Caller(USER), "c")
+    assert known.asked == ["c"]
