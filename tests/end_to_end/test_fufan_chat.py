@@ -169,6 +169,35 @@ def test_the_front_end_is_told_of_a_refusal_by_an_event_that_it_shows(
     assert event["text"] == event["msg"] == event["message"] != ""
 
 
+def test_with_authentication_the_session_says_whose_it_is(data_dir: Path, conversation: str) -> None:
+    with (
+        running(data_dir, "--engine", "simulated", GATEWAY_AUTHENTICATION="true") as gateway,
+        httpx.Client(base_url=gateway.base_url, timeout=60) as his,
+        httpx.Client(base_url=gateway.base_url, timeout=60) as hers,
+    ):
+        ids: list[UUID] = []
+        for client in (his, hers):
+            named = {"username": f"user {len(ids)}", "password": "12345678"}
+            ids.append(UUID(client.post("/api/users/register", json=named).json()["id"]))
+        for fields in ({}, {"user_id": str(ids[0])}):
+            row = gateway.row(ask(his, "x", conversation_id=conversation, **fields))
+            assert row["user_id"] == ids[0]
+        assert row["meta_data"]["turns"] == 1
+        assert conversations(gateway, conversation) == [("x", "general_chat", ids[0])]
+        body = {"query": "x", "conversation_id": conversation}
+        for client, fields, status in [
+            (his, {"user_id": ids[1].hex}, 403),
+            (hers, {"user_id": ids[0].hex}, 403),
+            (hers, {}, 404),
+        ]:
+            assert client.post(PATH, json=body | fields).status_code == status
+        stranger = httpx.post(gateway.base_url + PATH, json=body, headers=AS_FETCH_EVENT_SOURCE)
+        assert stranger.status_code == 401
+        [event] = [json.loads(data) for data in fetch_event_source(stranger.text)]
+        assert (event["code"], event["text"]) == (401, event["msg"])
+        assert len(gateway.rows()) == 2
+
+
 def test_without_stored_text_and_with_another_style(data_dir: Path, conversation: str) -> None:
     settings = {"GATEWAY_STORE_CONTENT": "none", "GATEWAY_STREAM_STYLE": "cumulative"}
     with running(data_dir, "--engine", "simulated", **settings) as gateway:
