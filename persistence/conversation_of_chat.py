@@ -45,7 +45,8 @@ async def open_conversation(
     timeout_seconds: float,
 ) -> None:
     """See that the user is there, where one is given; make the conversation, where one is given and it is not
-    known, as his; and let one that has no name yet be called by ``first_query``. Names are cut, see ``short_name``.
+    known, as his; and let one that has no name yet be called by ``first_query``. Names are cut as
+    ``short_name`` does.
 
     Raises UnknownUser, and DatabaseUnavailable after ``timeout_seconds`` at the latest.
     """

@@ -78,6 +78,8 @@ async def opened_for(lifecycle: Lifecycle, body: FufanChatRequest, user_id: UUID
     if user_id is None and body.conversation_id is None:
         return None
     try:
+        if lifecycle.recorder.away is not None:
+            raise DatabaseUnavailable(lifecycle.recorder.away)
         await open_conversation(
             lifecycle.database,
             body.conversation_id,
