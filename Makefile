@@ -6,8 +6,9 @@
 # make bench-rows   rows: the recorder alone, and ten million rows beside ten thousand (minutes, 16 GB of disk)
 # make install      only set up
 #
-# Honoured: HOST PORT MODEL ENGINE DATABASE_URL DATA_DIR (see 'chatglm-gateway settings'),
-#           VARIANT=auto|cpu|cuda|none (which vLLM is installed), PYTHON (which interpreter)
+# Honoured: HOST PORT MODEL ENGINE DATABASE_URL DATA_DIR WEB_ROOT (see 'chatglm-gateway settings'),
+#           AUTHENTICATION=yes, VARIANT=auto|cpu|cuda|none (which vLLM is installed),
+#           PYTHON (which interpreter)
 
 BIN := .venv/bin
 VARIANT ?= auto
@@ -22,7 +23,8 @@ serve: install
 	@exec $(BIN)/chatglm-gateway serve \
 	    $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') \
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(ENGINE),--engine '$(ENGINE)') \
-	    $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+	    $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(if $(WEB_ROOT),--web-root '$(WEB_ROOT)') \
+	    $(if $(filter yes,$(AUTHENTICATION)),--authentication)
 
 # The tests of the real engine mostly wait for it to start: all others run beside them.
 test: install $(if $(and $(shell command -v node 2>&1),$(shell command -v npm 2>&1)),$(NODE_PACKAGES))

@@ -17,7 +17,10 @@ from tests.end_to_end.served import Gateway, running
 
 TEXT = (Path(__file__).parents[2] / "docs" / "chatchat.md").read_text()
 URL = "http://127.0.0.1:8000"
-START = re.compile(r"((?:\w+=\S+ )*)make serve ENGINE=simulated")
+STARTS: dict[str, dict[str, str]] = {
+    "make serve ENGINE=simulated": {},
+    "make serve ENGINE=simulated AUTHENTICATION=yes": {"GATEWAY_AUTHENTICATION": "true"},
+}
 
 VARYING = [
     (re.compile(r"\b[0-9a-f]{32}\b"), "id"),
@@ -42,13 +45,11 @@ def test_the_commands_print_what_is_said() -> None:
         with ExitStack() as started:
             gateway: Gateway | None = None
             for command, printed in commands():
-                if start := START.fullmatch(command):
+                if (settings := STARTS.get(command)) is not None:
                     started.close()
-                    settings = dict(one.split("=", 1) for one in start[1].split())
-                    gateway = started.enter_context(
-                        running(folder / str(run), "--engine", "simulated", **settings)
-                    )
-                elif "make serve" not in command:
+                    data_dir = folder / str(run)
+                    gateway = started.enter_context(running(data_dir, "--engine", "simulated", **settings))
+                else:
                     assert gateway is not None
                     check(command.replace(URL, gateway.base_url), printed, folder)
                     run += 1

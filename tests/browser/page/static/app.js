@@ -8,8 +8,8 @@ const notice = (text) => (find("#notice").textContent = text);
 let conversation = null;
 
 // Whatever goes wrong is shown.
-const on = (selector, event, act) =>
-  find(selector).addEventListener(event, async (happened) => {
+const on = (element, event, act) =>
+  element.addEventListener(event, async (happened) => {
     happened.preventDefault();
     notice("");
     try {
@@ -19,7 +19,7 @@ const on = (selector, event, act) =>
     }
   });
 
-on("#account", "submit", async ({ target, submitter }) => {
+on(find("#account"), "submit", async ({ target, submitter }) => {
   const given = { username: target.username.value, password: target.password.value };
   if (submitter.name === "register") {
     remember((await call("POST", "/api/users/register", given)).id);
@@ -30,12 +30,12 @@ on("#account", "submit", async ({ target, submitter }) => {
   }
 });
 
-on("#new", "click", async () => {
+on(find("#new"), "click", async () => {
   conversation = null;
   find("#bubbles").replaceChildren();
 });
 
-on("#chat", "submit", async ({ target }) => {
+on(find("#chat"), "submit", async ({ target }) => {
   const query = target.query.value;
   const models = (await call("GET", "/api/llm_model/list_running_models")).data.models;
   if (conversation === null) {
@@ -56,9 +56,6 @@ on("#chat", "submit", async ({ target }) => {
     },
     onclose() {
       answer.classList.add("closed");
-    },
-    onerror(error) {
-      throw error;
     },
   });
   await list();
@@ -81,14 +78,13 @@ function item({ id, name }) {
   const shown = document.createElement("li");
   shown.dataset.id = id;
   shown.innerHTML = "<input><button class=open>open</button><button class=delete>delete</button>";
-  shown.querySelector("input").value = name;
-  find("#conversations").append(shown);
-  const within = `[data-id="${id}"]`;
-  on(`${within} input`, "change", async ({ target }) => {
+  const [input, open, remove] = shown.children;
+  input.value = name;
+  on(input, "change", async ({ target }) => {
     await call("PUT", `/api/conversations/${id}/update_name`, { name: target.value });
     await list();
   });
-  on(`${within} .open`, "click", async () => {
+  on(open, "click", async () => {
     conversation = id;
     find("#bubbles").replaceChildren();
     for (const turn of (await call("GET", `/api/conversations/${id}/messages`)).data) {
@@ -96,7 +92,7 @@ function item({ id, name }) {
       bubble("answer", turn.response).dataset.messageId = turn.id;
     }
   });
-  on(`${within} .delete`, "click", async () => {
+  on(remove, "click", async () => {
     await call("DELETE", `/api/conversations/${id}`);
     await list();
   });
