@@ -62,8 +62,8 @@ def is_absent(headers: Mapping[str, str]) -> bool:
 async def received(receive: Receive, headers: Mapping[str, str], most_bytes: int, seconds: float) -> bytes:
     """The whole body, unpacked. ``most_bytes`` bounds it as it comes and as it is unpacked, and what goes
     beyond is not read. A body without a content-type is taken for JSON, as scripts send it, but for a web
-    page's: these tell their ``origin``. Raises UnsupportedMediaType, UnsupportedEncoding, BodyTooLarge, BodyTimeout,
-    InvalidRequest, ClientDisconnect.
+    page's: these tell their ``origin``. Raises UnsupportedMediaType, UnsupportedEncoding, BodyTooLarge,
+    BodyTimeout, InvalidRequest, ClientDisconnect.
     """
     if "content-type" in headers or "origin" in headers:
         check_media_type(headers.get("content-type", ""))
