@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from fastapi import Request
 
+from gateway.access.address import is_local
 from gateway.access.caller import Caller
-from gateway.access.local import is_local
-from gateway.errors import PermissionDenied, Unavailable
+from gateway.errors import PermissionDenied
 from gateway.lifecycle import Lifecycle
-from persistence.database import DatabaseUnavailable
+from gateway.rows_asked import asked, see_all
 from persistence.latest_messages import LatestMessage, latest_messages
-
-log = logging.getLogger("gateway.latest_messages")
 
 
 async def latest(
@@ -27,13 +24,7 @@ async def latest(
             "Whose messages these would be is not known: log in. Without a login they are listed only on the "
             "gateway's own machine, where it asks for none."
         )
+    await see_all(lifecycle)
     seconds = lifecycle.settings.database_timeout_seconds
-    try:
-        if not await lifecycle.recorder.caught_up(seconds):
-            raise DatabaseUnavailable("rows wait for PostgreSQL")
+    with asked():
         return await latest_messages(lifecycle.database, caller.user_id, count, seconds)
-    except DatabaseUnavailable as error:
-        log.warning("the latest messages can't be read: %s", error)
-        raise Unavailable(
-            "The messages can't be read now; try again soon.", code="database_unavailable"
-        ) from error

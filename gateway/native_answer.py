@@ -9,7 +9,14 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from adapters.chatchat.chat_request import Question
-from adapters.chatchat.events import ChatEvents, StreamStyle, TextEvents, failure_event
+from adapters.chatchat.events import (
+    BEGINNING,
+    ChatEvents,
+    StreamStyle,
+    TextEvents,
+    failure_event,
+    is_torn,
+)
 from gateway.error_shapes import EVENT_STREAM
 from gateway.errors import GatewayError
 from gateway.generation import Generation
@@ -70,9 +77,29 @@ class NativeStream(EventStream):
             await super().__call__(scope, receive, send)
 
 
-async def in_one_piece(generation: Generation, encode: Callable[[str], bytes], media_type: str) -> Response:
+class OneEvent(Response):
+    """One event of a chat. Of a long one the beginning leaves by itself, see ``events.is_torn``."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        frame = bytes(self.body)
+        if not is_torn(frame):
+            await super().__call__(scope, receive, send)
+            return
+        del self.headers["content-length"]
+        status, headers = self.status_code, self.raw_headers
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": BEGINNING, "more_body": True})
+        await send({"type": "http.response.body", "body": frame.removeprefix(BEGINNING)})
+
+
+async def in_one_piece(
+    generation: Generation,
+    encode: Callable[[str], bytes],
+    media_type: str,
+    kind: type[Response] = Response,
+) -> Response:
     """What ``encode`` makes of the answer's text. Raises GatewayError."""
-    response = await whole(generation, lambda answers, _: encode(answers[0].text), media_type)
+    response = await whole(generation, lambda answers, _: encode(answers[0].text), media_type, kind)
     if media_type == EVENT_STREAM:
         response.headers.update(HEADERS)
     return response

@@ -16,6 +16,7 @@ async def whole(
     generation: Generation,
     encode: Callable[[Sequence[Answer], Usage], bytes],
     media_type: str = "application/json",
+    kind: type[Response] = Response,
 ) -> Response:
     """What ``encode`` makes of the answer, given after its rows' commit. Raises GatewayError."""
     async with generation:
@@ -28,4 +29,4 @@ async def whole(
             # Nobody is there to read an answer.
             return Response(status_code=499)
         content = encode(generation.answers, generation.usage)
-        return Response(content, media_type=media_type, headers=timing_headers(generation))
+        return kind(content, media_type=media_type, headers=timing_headers(generation))

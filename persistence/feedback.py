@@ -17,6 +17,7 @@ from persistence.bounded import answered, statements
 from persistence.content_policy import ContentPolicy
 from persistence.database import Database, DatabaseUnavailable
 from persistence.exact_text import from_column, to_column
+from persistence.message_row import DELETED
 from persistence.partitions import FEEDBACK
 from persistence.storable import storable_text
 
@@ -25,10 +26,12 @@ MOST_PER_MESSAGE = 100
 # A partition may have to be made first; another one may give a feedback with this id at this moment.
 TRIES = 5
 
-# Of several at the same moment each counts those that were committed before it began.
-GIVE = """
+# Of several at the same moment each counts those that were committed before it began. Of what was said in a
+# conversation that was deleted nothing can be said.
+GIVE = f"""
 WITH target AS (
-    SELECT id FROM message WHERE id = $1 AND ($7::uuid IS NULL OR user_id = $7) FOR NO KEY UPDATE
+    SELECT id FROM message WHERE id = $1 AND ($7::uuid IS NULL OR user_id = $7)
+        AND NOT meta_data ? '{DELETED}' FOR NO KEY UPDATE
 ), given AS (
     INSERT INTO feedback (message_id, id, user_id, score, reason, correction, create_time)
     SELECT target.id, $2, $3, $4, $5, $6, clock_timestamp() FROM target

@@ -14,6 +14,7 @@ from uuid import UUID
 from persistence.bounded import answered, snapshot
 from persistence.database import Database
 from persistence.exact_text import from_column
+from persistence.message_row import DELETED
 
 # Of text in one list.
 MOST_BYTES = 4 * 1024**2
@@ -26,8 +27,8 @@ OF_USER = f"SELECT {COLUMNS} FROM message WHERE user_id = $1 ORDER BY id DESC LI
 
 OF_NOBODY = f"""
 SELECT {COLUMNS} FROM (
-    SELECT {COLUMNS}, user_id FROM message ORDER BY id DESC LIMIT {MOST_LOOKED_AT}
-) AS latest WHERE user_id IS NULL ORDER BY id DESC LIMIT $1
+    SELECT {COLUMNS}, user_id, meta_data FROM message ORDER BY id DESC LIMIT {MOST_LOOKED_AT}
+) AS latest WHERE user_id IS NULL AND NOT meta_data ? '{DELETED}' ORDER BY id DESC LIMIT $1
 """
 
 # The length of a text is known without reading it.

@@ -67,9 +67,9 @@ async def drop_expired(
         bounds.append(MESSAGE.start(rows_bound))
         months = await _expired(connection, MESSAGE, rows_bound)
     dropped = []
-    for partitioned in (CONTENT, FEEDBACK) if bounds else ():
+    for partitioned, drop in ((CONTENT, _drop_content), (FEEDBACK, _drop_feedback)) if bounds else ():
         for day in await _expired(connection, partitioned, max(bounds)):
-            if await _drop_content(connection, day):
+            if await drop(connection, day):
                 dropped.append(day.name)
     for month in months:
         if await _drop_rows(connection, month):
@@ -93,6 +93,19 @@ async def _drop_content(connection: asyncpg.Connection, partition: Partition) ->
     async with connection.transaction():
         if not await _close_to_writers(connection, partition):
             return False
+        await _drop(connection, partition)
+        return True
+
+
+async def _drop_feedback(connection: asyncpg.Connection, partition: Partition) -> bool:
+    async with connection.transaction():
+        if not await _close_to_writers(connection, partition):
+            return False
+        # What the messages' own rows have of it is text, too; the scores stay.
+        await connection.execute(f"""
+            UPDATE message SET feedback_reason = '' FROM {partition.name} AS given
+            WHERE message.id = given.message_id AND feedback_reason <> ''
+        """)
         await _drop(connection, partition)
         return True
 

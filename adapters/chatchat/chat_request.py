@@ -9,11 +9,10 @@ is no number of tokens, though: 12.9 was cut there, and is refused here.
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.chatchat.events import StreamStyle
+from adapters.chatchat.fufan import GENERAL_CHAT
 from adapters.chatchat.parameters import ChatchatFields, Turns
 from adapters.field_origin import chatchat, fufan, own
 from adapters.openai.chat_request import ChatCompletionRequest
@@ -22,9 +21,7 @@ from adapters.openai.messages import Message
 
 TEMPERATURE = 0.7
 COMPLETION_TOKENS = 1024
-GENERAL_CHAT = "general_chat"
 GENERAL_CHAT_TURNS = 10
-MOST_NAME_CHARACTERS = 255
 
 LAX = ConfigDict(strict=False, extra="ignore", allow_inf_nan=False, coerce_numbers_to_str=True)
 
@@ -101,8 +98,8 @@ class FufanChatRequest(ChatRequest):
         "Not used with a list as history. Default: 10, where there is no history either."
     )
     user_id: str | None = fufan("The user whose request it is. Default: the caller.")
-    conversation_name: Annotated[str, StringConstraints(max_length=MOST_NAME_CHARACTERS)] | None = fufan(
-        "What a conversation is called that is not known yet, up to 255 characters. Default: its first query."
+    conversation_name: str | None = fufan(
+        "What a conversation is called that is not known yet; cut to 50 characters. Default: its first query."
     )
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fastapi import APIRouter, Request, Response
 
 from adapters.chatchat.chat_request import ChatRequest, TextRequest
-from adapters.chatchat.events import ChatEvents, TextEvents, event, one_line, text_event, whole_answer
+from adapters.chatchat.events import ChatEvents, TextEvents, one_line, text_event, whole_answer, whole_event
 from adapters.openai.chat_request import ChatCompletionRequest
 from gateway.access.caller import caller_of
 from gateway.asking import chat_asked, completion_asked, opened
@@ -18,6 +18,7 @@ from gateway.lifecycle import lifecycle_of
 from gateway.native_answer import (
     JSON,
     NativeStream,
+    OneEvent,
     in_one_piece,
     named_as_sent,
     style_of,
@@ -54,8 +55,11 @@ async def chat(request: Request) -> Response:
         if body.streams:
             events = ChatEvents(message_id, style_of(body, lifecycle))
             return NativeStream(generation, events, message_id, body.sent_names)
-        media_type, encode = (JSON, one_line) if wants_json(request) else (EVENT_STREAM, event)
-        return await in_one_piece(generation, lambda text: encode(whole_answer(text, message_id)), media_type)
+        if wants_json(request):
+            return await in_one_piece(generation, lambda text: one_line(whole_answer(text, message_id)), JSON)
+        return await in_one_piece(
+            generation, lambda text: whole_event(text, message_id), EVENT_STREAM, OneEvent
+        )
 
 
 @router.post("/other/completion", summary="Completion (Chatchat 0.2)")

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from adapters.chatchat.chat_request import FufanChatRequest
 from adapters.chatchat.events import ChatEvents, one_line, whole_answer
+from adapters.chatchat.fufan import uuid_of
 from adapters.prompt_templates import LLM_CHAT
 from gateway.access.caller import Caller, caller_of
 from gateway.asking import chat_asked, opened
@@ -63,10 +64,9 @@ def user_of(body: FufanChatRequest, caller: Caller, lifecycle: Lifecycle) -> UUI
     PermissionDenied, and NotFound for what is no id."""
     if not body.user_id:
         return caller.user_id
-    try:
-        user_id = UUID(body.user_id)
-    except ValueError:
-        raise unknown_user() from None
+    user_id = uuid_of(body.user_id)
+    if user_id is None:
+        raise unknown_user()
     if lifecycle.settings.authentication and user_id != caller.user_id:
         raise PermissionDenied("'user_id' is not the caller's.", "user_id")
     return user_id
@@ -78,6 +78,8 @@ async def opened_for(lifecycle: Lifecycle, body: FufanChatRequest, user_id: UUID
     if user_id is None and body.conversation_id is None:
         return None
     try:
+        if lifecycle.recorder.away is not None:
+            raise DatabaseUnavailable(lifecycle.recorder.away)
         await open_conversation(
             lifecycle.database,
             body.conversation_id,
@@ -97,4 +99,4 @@ async def opened_for(lifecycle: Lifecycle, body: FufanChatRequest, user_id: UUID
 
 def unknown_user() -> NotFound:
     """For an id that is nobody's."""
-    return NotFound("'user_id': there is no such user.", "user_id")
+    return NotFound("'user_id': there is no such user.", "user_id", "user_not_found")

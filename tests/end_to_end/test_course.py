@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,69 @@ def test_without_postgresql_no_list_is_made_up(talked: Gateway, talker: httpx.Cl
             process.resume()
     assert (answer.status_code, answer.json()["status"]) == (503, 503)
     talked.wait_for(lambda: talker.get(LIST).status_code == 200)
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Gateway]:
+    """A gateway whose callers have to log in."""
+    folder = Path(tempfile.mkdtemp(prefix="gateway-"))
+    with running(folder, "--engine", "simulated", GATEWAY_AUTHENTICATION="true") as gateway:
+        yield gateway
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def logged_in(gateway: Gateway, name: str) -> Iterator[httpx.Client]:
+    """A client of a new user."""
+    with httpx.Client(base_url=gateway.base_url, timeout=60) as client:
+        body = {"username": name, "password": "password 1"}
+        assert client.post("/api/users/register", json=body).status_code == 201
+        yield client
+
+
+def test_with_authentication_each_sees_and_rates_his_own(guarded: Gateway) -> None:
+    with (
+        logged_in(guarded, "anna") as anna,
+        logged_in(guarded, "bert") as bert,
+        httpx.Client(base_url=guarded.base_url) as nobody,
+    ):
+        for client, texts in ((anna, ["a1", "a2"]), (bert, ["b1"])):
+            for text in texts:
+                ask(client, text)
+            listed = client.get(LIST).json()["messages"]
+            assert [one["query"] for one in listed] == texts[::-1]
+        (theirs,) = (one["id"] for one in bert.get(LIST).json()["messages"])
+        unknown = "0" * 32
+        refused = [
+            anna.post("/chat/feedback", json={"message_id": id_, "score": 1}) for id_ in (theirs, unknown)
+        ]
+        assert [one.json()["code"] for one in refused] == [404, 404]
+        assert refused[0].text.replace(theirs, unknown) == refused[1].text
+        refused = [
+            anna.post("/v1/feedback", json={"message_id": id_, "score": 1}) for id_ in (theirs, unknown)
+        ]
+        assert [one.status_code for one in refused] == [404, 404]
+        assert refused[0].text.replace(theirs, unknown) == refused[1].text
+        given = bert.post("/v1/feedback", json={"message_id": theirs, "score": 33})
+        assert given.status_code == 200
+        assert bert.get(LIST).json()["messages"][0]["feedback_score"] == 33
+        for method, path in (
+            ("GET", LIST),
+            ("POST", ASK),
+            ("POST", "/chat/feedback"),
+            ("POST", "/v1/feedback"),
+        ):
+            assert nobody.request(method, path, json={"prompt": "x"}).status_code == 401
+        assert nobody.post("/server/configs").status_code == 401
+        assert nobody.get("/api/llm_model/list_running_models").status_code == 401
+
+
+def test_without_authentication_who_is_logged_in_has_his_own_all_the_same(simulated: Gateway) -> None:
+    with logged_in(simulated, "carla") as carla, httpx.Client(base_url=simulated.base_url) as nobody:
+        ask(nobody, "nobody's")
+        ask(carla, "carla's")
+        assert [one["query"] for one in carla.get(LIST).json()["messages"]] == ["carla's"]
+        assert nobody.get(LIST).json()["messages"][0]["query"] == "nobody's"
+        # Through a proxy, too: it is known whose they are.
+        listed = carla.get(LIST, headers={"x-forwarded-for": "192.0.2.1"}).json()["messages"]
+        assert [one["query"] for one in listed] == ["carla's"]

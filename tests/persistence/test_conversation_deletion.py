@@ -12,9 +12,12 @@ import asyncpg
 import pytest
 
 from persistence import conversation_deletion, partitions
+from persistence.content_policy import ContentPolicy
 from persistence.conversation_deletion import delete
 from persistence.conversations import PAGE
 from persistence.database import Database, DatabaseUnavailable
+from persistence.feedback import Feedback, UnknownMessage, give
+from persistence.latest_messages import latest_messages
 from persistence.message_row import SESSION, WRITE, MessageRow, arrays, encoded
 from persistence.partitions import FEEDBACK
 from persistence.usage import Usage, usage_between
@@ -144,6 +147,33 @@ async def test_what_comes_again_from_a_journal_stays_deleted(database: Database)
     await write(database, [row, again])
     assert (await stored(database))[again.id]["query"] == "again"
     assert await count(database, "message_content") == await count(database, "conversation") == 1
+
+
+async def test_of_what_was_deleted_nothing_is_listed_and_nothing_can_be_said(database: Database) -> None:
+    rows = [turn_row(1), turn_row(2, conversation_id="d")]
+    await write(database, rows)
+    assert await delete(database, "c", None, SECONDS)
+    assert [one.id for one in await latest_messages(database, None, 9, SECONDS)] == [rows[1].id]
+    with pytest.raises(UnknownMessage):
+        await give(database, Feedback(rows[0].id, "f", 90, "a secret"), None, ContentPolicy(), SECONDS)
+    assert is_wiped((await stored(database))[rows[0].id])
+    assert await count(database, "feedback") == 0
+
+
+async def test_feedback_that_waits_for_a_deletion_is_refused(database: Database) -> None:
+    row = turn_row(1)
+    await write(database, [row])
+    async with database.engine.begin() as blocking:
+        await blocking.exec_driver_sql("LOCK TABLE message_content IN ACCESS EXCLUSIVE MODE")
+        deleting = asyncio.create_task(delete(database, "c", None, SECONDS))
+        await waits_for_lock(database, "DELETE FROM message_content")
+        said = Feedback(row.id, "f", 90, "a secret")
+        giving = asyncio.create_task(give(database, said, None, ContentPolicy(), SECONDS))
+        await waits_for_lock(database, "WITH target")
+    assert await deleting
+    with pytest.raises(UnknownMessage):
+        await giving
+    assert is_wiped((await stored(database))[row.id])
 
 
 async def test_an_end_that_waits_for_a_deletion_brings_nothing_back(database: Database) -> None:

@@ -80,6 +80,15 @@ async def test_a_conversation_that_a_row_made_is_named_too(database: Database, r
     assert [name for name, _, _ in await found(database, "c")] == ["said now"]
 
 
+async def test_a_conversation_is_named_by_its_own_user_alone(database: Database) -> None:
+    owner, another = await new_user(database), await new_user(database)
+    await opened(database, "c", owner, query="")
+    await opened(database, "c", another, query="another's")
+    assert await found(database, "c") == [("", "general_chat", owner)]
+    await opened(database, "c", owner, query="his")
+    assert await found(database, "c") == [("his", "general_chat", owner)]
+
+
 @pytest.mark.parametrize("conversation_id", [None, "c"])
 async def test_a_user_who_is_not_there_is_told(database: Database, conversation_id: str | None) -> None:
     with pytest.raises(UnknownUser):
@@ -102,7 +111,7 @@ async def test_any_text_is_kept_as_it_is(database: Database, id_: str, name: str
     id_ += uuid4().hex
     await opened(database, id_, name=name, query=query)
     title = query[:50]
-    assert await found(database, id_) == [(title if name in UNNAMED else name, "general_chat", None)]
+    assert await found(database, id_) == [(title if name in UNNAMED else name[:50], "general_chat", None)]
 
 
 async def test_a_server_that_hangs_is_not_waited_for(database: Database) -> None:

@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persistence import retention
+from persistence.content_policy import FULL
 from persistence.database import Database
+from persistence.feedback import Feedback, give
 from persistence.message_row import MessageRow
 from persistence.retention import RETENTION_LOCK, drop_expired
 from persistence.usage import Usage, usage_between
@@ -307,3 +309,18 @@ async def test_however_rows_and_runs_follow_each_other_the_sums_are_those_of_all
         assert sum(usage.prompt_tokens for usage in found) == 8 * sum(expected.values())
     bound = (NOW - timedelta(days=days)).replace(day=1, hour=0)
     assert all(row["create_time"] >= bound for row in (await stored(own_database)).values())
+
+
+async def test_feedback_goes_with_the_content_and_its_score_stays(own_database: Database) -> None:
+    old, recent = row_at(moment(2026, 5, 1)), row_at(moment(2026, 5, 19))
+    await write(own_database, [old, recent])
+    for row in (old, recent):
+        said = Feedback(row.id, "f", 80, "a reason", "a correction")
+        await give(own_database, said, None, FULL, timeout_seconds=30)
+    dropped = await drop(own_database, 7, None)
+    assert {"message_content_2026_05_01", "feedback_2026_05_01"} <= set(dropped)
+    async with connected(own_database) as connection:
+        found = await connection.fetch("SELECT id, feedback_score, feedback_reason FROM message ORDER BY id")
+        left = await connection.fetch("SELECT message_id, correction FROM feedback")
+    assert [tuple(row) for row in found] == [(old.id, 80, ""), (recent.id, 80, "a reason")]
+    assert [tuple(row) for row in left] == [(recent.id, "a correction")]

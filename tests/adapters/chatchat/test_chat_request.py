@@ -109,7 +109,7 @@ def test_a_value_may_be_written_as_another_type(
         ("model_name", {}),
         ("stream_style", "both"),
         ("conversation_id", "x" * 256),
-        ("conversation_name", "x" * 256),
+        ("conversation_name", []),
         ("history", "3"),
         ("history", True),
         ("history", {}),

@@ -2,13 +2,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapters.chat_format import Piece
-from adapters.chatchat.events import ChatEvents, StreamStyle, TextEvents, event, failure_event, text_event
+from adapters.chatchat.events import (
+    BEGINNING,
+    ChatEvents,
+    StreamStyle,
+    TextEvents,
+    event,
+    failure_event,
+    is_torn,
+    text_event,
+    whole_answer,
+    whole_event,
+)
 from engine.base import Usage
 from tests.sse_clients import by_line, event_source, fetch_event_source, official
 from tests.strategies import json_values, texts
@@ -118,6 +130,25 @@ def test_an_answer_without_text_still_tells_its_id() -> None:
     for style in ("delta", "cumulative"):
         assert bodies(ChatEvents(ID, style), ["", ""]) == [event({"text": "", "message_id": ID})]
     assert bodies(TextEvents(), [""]) == []
+
+
+@given(texts, st.lists(st.integers(20, 40_000), max_size=5))
+def test_a_long_answer_may_be_torn_anywhere(text: str, places: list[int]) -> None:
+    """But before the colon of its id, which is one place of many thousands."""
+    text += "中:\n" * 4000
+    frame = whole_event(text, ID)
+    assert is_torn(frame)
+    assert [json.loads(data) for data in event_source(frame.decode())] == [whole_answer(text, ID)]
+    beginning, rest = frame[: len(BEGINNING)].decode(), frame[len(BEGINNING) :].decode()
+    assert beginning == "data: "
+    cuts = sorted({0, len(rest), *(place for place in places if place < len(rest) - 60)})
+    pieces = [rest[start:end] for start, end in pairwise(cuts)]
+    assert list(official([beginning, *pieces])) == [whole_answer(text, ID)]
+
+
+@given(texts)
+def test_a_short_answer_in_one_piece_is_an_event_as_any(text: str) -> None:
+    assert whole_event(text, ID) == event(whole_answer(text, ID))
 
 
 @given(json_values)

@@ -43,7 +43,7 @@ def app_of(lifecycle: Lifecycle) -> FastAPI:
     """With a route that says who asks."""
     app = create_app(lifecycle.settings, lifecycle)
 
-    @app.api_route("/who", methods=["GET", "POST"])
+    @app.api_route("/who", methods=["GET", "POST"], include_in_schema=False)
     async def who(request: Request) -> str | None:
         user_id = (await caller_of(request)).user_id
         return None if user_id is None else user_id.hex
