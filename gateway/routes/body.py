@@ -32,23 +32,16 @@ _JSON = re.compile(r"application/([\w.-]+\+)?json", re.ASCII)
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s";]*)')
 
 
-async def read(
-    request: Request,
-    model: type[Parsed],
-    most_bytes: int,
-    *,
-    undeclared: bool = False,
-    optional: bool = False,
-) -> Parsed:
+async def read(request: Request, model: type[Parsed], most_bytes: int, *, optional: bool = False) -> Parsed:
     """The body as ``model``. Raises InvalidRequest, its kinds for bodies among them.
 
-    ``undeclared``: it need not be declared as JSON, see ``received``. ``optional``: where there is none, or
-    null, it is an empty object. How long the body may take to arrive is a setting.
+    ``optional``: where there is none, or null, it is an empty object. How long the body may take to arrive
+    is a setting.
     """
     if optional and is_absent(request.headers):
         return checked(model, b"{}")
     seconds = lifecycle_of(request).settings.body_timeout_seconds
-    body = await received(request.receive, request.headers, most_bytes, seconds, undeclared=undeclared)
+    body = await received(request.receive, request.headers, most_bytes, seconds)
     return checked(model, b"{}" if optional and body.strip() in (b"", b"null") else body)
 
 
@@ -66,20 +59,13 @@ def is_absent(headers: Mapping[str, str]) -> bool:
     return headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
 
 
-async def received(
-    receive: Receive,
-    headers: Mapping[str, str],
-    most_bytes: int,
-    seconds: float,
-    *,
-    undeclared: bool = False,
-) -> bytes:
+async def received(receive: Receive, headers: Mapping[str, str], most_bytes: int, seconds: float) -> bytes:
     """The whole body, unpacked. ``most_bytes`` bounds it as it comes and as it is unpacked, and what goes
-    beyond is not read. ``undeclared``: a body without a content-type is taken for JSON, but for a web page's:
-    these tell their ``origin``. Raises UnsupportedMediaType, UnsupportedEncoding, BodyTooLarge, BodyTimeout,
-    InvalidRequest, ClientDisconnect.
+    beyond is not read. A body without a content-type is taken for JSON, as scripts send it, but for a web
+    page's: these tell their ``origin``. Raises UnsupportedMediaType, UnsupportedEncoding, BodyTooLarge,
+    BodyTimeout, InvalidRequest, ClientDisconnect.
     """
-    if not undeclared or "content-type" in headers or "origin" in headers:
+    if "content-type" in headers or "origin" in headers:
         check_media_type(headers.get("content-type", ""))
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip"):

@@ -31,7 +31,7 @@ class Limits(NativeBody):
 async def new_message(request: Request) -> Response:
     """The answer, and the history with this turn added, in the form it came in."""
     lifecycle, caller = lifecycle_of(request), await caller_of(request)
-    body = await read(request, CourseRequest, lifecycle.settings.max_body_bytes, undeclared=True)
+    body = await read(request, CourseRequest, lifecycle.settings.max_body_bytes)
     chat = body.as_openai
     asked = await chat_asked(request, lifecycle, caller, chat)
     generation = opened(request, lifecycle, chat, [asked], "prompt")

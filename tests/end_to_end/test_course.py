@@ -91,6 +91,13 @@ def test_a_client_that_reads_the_status_sees_the_failure(
         assert told["detail"]
 
 
+def test_its_client_moves_to_openais_route_with_nothing_but_another_url(client: httpx.Client) -> None:
+    """As published: requests.post(url, data=json.dumps(…)) declares no content-type."""
+    body = json.dumps({"prompt": "x", "history": [], "max_tokens": 8, "temperature": 0.1, "top_p": 0.7})
+    answer = client.post("/v1/chat/completions", content=body)
+    assert answer.json()["choices"][0]["message"]["content"] == "x"
+
+
 def test_a_web_page_of_somebody_else_can_not_ask(client: httpx.Client) -> None:
     """It may send bytes without saying what they are, and then says where it comes from."""
     body = json.dumps({"prompt": "x"})
