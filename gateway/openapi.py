@@ -10,11 +10,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
-from gateway import openapi_chatchat, openapi_operations
+from gateway import openapi_chatchat, openapi_fufan, openapi_model_info, openapi_operations
 from gateway.openapi_operations import ERROR_SCHEMA, FIELDS_TEXT, GENERATING
 from gateway.openapi_parts import REF
 
-PARTS = (openapi_operations, openapi_chatchat)
+PARTS = (openapi_operations, openapi_chatchat, openapi_fufan, openapi_model_info)
 FORMS: dict[JsonSchemaMode, list[type[Any]]] = {
     "validation": [model for part in PARTS for model in part.BODIES],
     "serialization": [model for part in PARTS for model in part.ANSWERS],

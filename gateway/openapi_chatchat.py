@@ -10,15 +10,19 @@ from adapters.chatchat.answer_types import (
     ChatCompletionOf03,
     ChatFailure,
     ChatPiece,
+    CourseAnswer,
     FufanError,
     FufanErrorEvent,
+    LatestMessages,
     NativeError,
 )
-from adapters.chatchat.chat_request import ChatRequest, FufanChatRequest, TextRequest
+from adapters.chatchat.chat_request import ChatRequest, TextRequest
+from adapters.chatchat.course import CourseRequest
 from adapters.chatchat.feedback import ChatFeedback
 from adapters.openai.answer_types import FeedbackObject
 from adapters.openai.feedback import FeedbackRequest
 from gateway.openapi_native import (
+    ACCESS,
     BODY,
     GENERATION,
     ID,
@@ -28,15 +32,16 @@ from gateway.openapi_native import (
     json_data,
 )
 from gateway.openapi_operations import CHAT, CHAT_EXAMPLE, FAILURES, openai_answers, openai_error
-from gateway.openapi_parts import json_answer, json_body, ref
+from gateway.openapi_parts import json_answer, json_body, parameter, ref
 
 _PIECE = {"text": "你好！", "message_id": ID}
-_WHOLE = {"application/json": {"schema": ref(ChatPiece), "example": _PIECE}}
-_PIECES = event_stream(
+WHOLE = {"application/json": {"schema": ref(ChatPiece), "example": _PIECE}}
+PIECES = event_stream(
     json_data(ChatPiece, ChatFailure),
     "".join(f'data: {{"text": "{text}", "message_id": "{ID}"}}\r\n\r\n' for text in ("你好", "！")),
 )
 _TEXTS = event_stream({"type": "string"}, "data: 床前\r\n\r\ndata: 明月光\r\n\r\n")
+_TIME = "2026-01-01 00:00:00"
 _ONE_PIECE = (
     "Without `stream` a single one, or JSON for a client that accepts application/json, and neither events "
     "nor whatever there is."
@@ -61,7 +66,7 @@ _CHAT: dict[str, Any] = {
     "responses": {
         "200": {
             "description": f"Events. {_ONE_PIECE}",
-            "content": _PIECES | _WHOLE,
+            "content": PIECES | WHOLE,
         },
         **failures(*GENERATION),
     },
@@ -74,25 +79,9 @@ _COMPLETION: dict[str, Any] = {
         "200": {
             "description": "Events whose data is the text itself, one line of data for each of its lines. "
             + _ONE_PIECE,
-            "content": _TEXTS | _WHOLE,
+            "content": _TEXTS | WHOLE,
         },
         **failures(*GENERATION),
-    },
-}
-_FUFAN_CHAT: dict[str, Any] = {
-    "requestBody": json_body(
-        FufanChatRequest,
-        {
-            "front end": {
-                "summary": "What the front end sends",
-                "value": {"query": "你好", "conversation_id": ID, "model_name": "chatglm3-6b"},
-            },
-            "json": {"summary": "In one piece", "value": {"query": "你好", "stream": False}},
-        },
-    ),
-    "responses": {
-        "200": {"description": "Events; with `stream` false JSON.", "content": _PIECES | _WHOLE},
-        **fufan_failures(*GENERATION, events=True),
     },
 }
 _CHAT_OF_03: dict[str, Any] = {
@@ -151,7 +140,7 @@ _FEEDBACK: dict[str, Any] = {
                 "created": 1767225600,
             },
         ),
-        **{status: FAILURES[status] for status in ("400", "401", "404", "408", "413", "415", "503")},
+        **{status: FAILURES[status] for status in ("400", "401", "403", "404", "408", "413", "415", "503")},
         "409": {
             "description": "There is a feedback with this id that says something else.",
             "content": openai_error(
@@ -161,13 +150,65 @@ _FEEDBACK: dict[str, Any] = {
     },
 }
 
-BODIES = (ChatRequest, TextRequest, FufanChatRequest, ChatFeedback, FeedbackRequest)
+_COURSE: dict[str, Any] = {
+    "requestBody": json_body(
+        CourseRequest,
+        {
+            "first": {"summary": "A question", "value": {"prompt": "你好", "history": []}},
+            "pairs": {
+                "summary": "With what was said before",
+                "value": {"prompt": "我叫什么？", "history": [["我叫小明", "你好，小明！"]]},
+            },
+        },
+    ),
+    "responses": {
+        "200": json_answer(
+            "The answer.",
+            ref(CourseAnswer),
+            {"response": "你好！", "history": [["你好", "你好！"]], "status": 200, "time": _TIME},
+        ),
+        **fufan_failures(*GENERATION),
+    },
+}
+_LATEST: dict[str, Any] = {
+    "parameters": [
+        parameter(
+            "limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}
+        )
+    ],
+    "responses": {
+        "200": json_answer(
+            "The messages, newest first.",
+            ref(LatestMessages),
+            {
+                "messages": [
+                    {
+                        "id": ID,
+                        "query": "你好",
+                        "response": "你好！",
+                        "create_time": _TIME,
+                        "conversation_id": None,
+                        "feedback_score": -1,
+                        "status": "completed",
+                    }
+                ],
+                "status": 200,
+                "time": _TIME,
+            },
+        ),
+        **fufan_failures(422, *ACCESS),
+    },
+}
+
+BODIES = (ChatRequest, TextRequest, ChatFeedback, FeedbackRequest, CourseRequest)
 ANSWERS = (
     ChatPiece,
     ChatFailure,
     ChatCompletionOf03,
     ChatCompletionChunkOf03,
     BaseResponse,
+    CourseAnswer,
+    LatestMessages,
     FeedbackObject,
     NativeError,
     FufanError,
@@ -176,8 +217,9 @@ ANSWERS = (
 OPERATIONS: dict[str, dict[str, Any]] = {
     "/chat/chat": _CHAT,
     "/other/completion": _COMPLETION,
-    "/api/chat": _FUFAN_CHAT,
     "/chat/chat/completions": _CHAT_OF_03,
     "/chat/feedback": _CHAT_FEEDBACK,
     "/v1/feedback": _FEEDBACK,
+    "/chat/new/message/": _COURSE,
+    "/chat/get/messages/": _LATEST,
 }

@@ -51,6 +51,7 @@ _FAILURES = {
 }
 BODY = (408, 413, 415, 422)
 ACCESS = (401, 403, 503)
+READING = (401, 503)
 GENERATION = (400, 401, 403, 404, *BODY, 500, 503, 504)
 
 _MISSING = [{"type": "missing", "loc": ["body", "query"], "msg": "Field required"}]
@@ -65,7 +66,8 @@ def failures(*statuses: int) -> Described:
 
 
 def fufan_failures(*statuses: int, events: bool = False) -> Described:
-    """The same under /api; ``events`` where a client that accepts events gets one."""
+    """The same under /api and of the plain wrapper; ``events`` where a client that accepts events gets
+    one."""
     told: Described = {}
     for status in sorted(statuses):
         example = _example(status) | {"status": status, "message": _FAILURES[status][1]}

@@ -57,6 +57,12 @@ FAILURES: Described = {
         "description": "With authentication: whoever asks has not logged in.",
         "content": openai_error("Log in first.", None, "invalid_api_key"),
     },
+    "403": {
+        "description": "A page of another origin asks with the cookie of whoever is logged in.",
+        "content": openai_error(
+            "A page of another origin may not act for whoever is logged in here.", None, "permission_denied"
+        ),
+    },
     "404": {
         "description": "The model is not served here.",
         "content": openai_error(
@@ -85,8 +91,8 @@ FAILURES: Described = {
         "content": openai_error("The engine failed on this request.", None, None, "server_error"),
     },
     "503": {
-        "description": "Not now: full, shutting down, or PostgreSQL is away and stored turns are asked for. "
-        "Carries Retry-After.",
+        "description": "Not now: full, shutting down, or PostgreSQL is away where it is needed: for stored "
+        "turns, or to know who is logged in. Carries Retry-After.",
         "content": openai_error("The gateway is shutting down.", None, "shutting_down", "server_error"),
     },
     "504": {
@@ -231,7 +237,8 @@ _COMPLETION: dict[str, Any] = {
     ),
 }
 
-_REFUSALS: Described = {status: FAILURES[status] for status in ("400", "404", "408", "413", "415")}
+_READING: Described = {status: FAILURES[status] for status in ("401", "503")}
+_REFUSALS: Described = {status: answer for status, answer in FAILURES.items() if status not in ("500", "504")}
 _TOKENIZE: dict[str, Any] = {
     "requestBody": json_body(
         TokenizeRequest,
@@ -255,16 +262,6 @@ _TOKENIZE: dict[str, Any] = {
             },
         ),
         **_REFUSALS,
-        "503": {
-            "description": "PostgreSQL is away, and stored turns are asked for. Carries Retry-After.",
-            "content": openai_error(
-                "'history_len' asks for stored turns of the conversation, which can't be read now; try again "
-                "soon.",
-                "history_len",
-                "database_unavailable",
-                "server_error",
-            ),
-        },
     },
 }
 _DETOKENIZE: dict[str, Any] = {
@@ -284,9 +281,14 @@ _MODEL = {
     "sampling_defaults": {"temperature": 0.2, "top_p": 0.9},
 }
 _MODELS_ANSWERS: Described = {
-    "200": json_answer("The list.", ref(ModelList), {"object": "list", "data": [_MODEL]})
+    "200": json_answer("The list.", ref(ModelList), {"object": "list", "data": [_MODEL]}),
+    **_READING,
 }
-_MODEL_ANSWERS: Described = {"200": json_answer("The model.", ref(Model), _MODEL), "404": FAILURES["404"]}
+_MODEL_ANSWERS: Described = {
+    "200": json_answer("The model.", ref(Model), _MODEL),
+    "404": FAILURES["404"],
+    **_READING,
+}
 
 
 _PROBLEMS = {"type": "array", "items": {"type": "string"}}

@@ -28,6 +28,14 @@ def json_body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any
     return {"required": True, "content": {"application/json": content}}
 
 
+def parameter(
+    name: str, description: str, schema: dict[str, Any], *, in_path: bool = False
+) -> dict[str, Any]:
+    """A parameter of the query or the path."""
+    place = {"in": "path", "required": True} if in_path else {"in": "query", "required": False}
+    return {"name": name, "description": description, "schema": schema, **place}
+
+
 def exact_object(**properties: dict[str, Any]) -> dict[str, Any]:
     """The schema of an object that has all of these and no others."""
     return {

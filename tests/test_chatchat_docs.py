@@ -25,7 +25,7 @@ def served(*, told: bool) -> set[tuple[str, str]]:
         route for route in create_app(load({"engine": "simulated"})).routes if isinstance(route, APIRoute)
     ]
     return {
-        (method, route.path)
+        (method, route.path_format)
         for route in routes
         for method in route.methods
         if route.path.startswith((*NATIVE, "/v1/feedback")) and route.include_in_schema == told
