@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,24 @@ class Gateway:
             server = psutil.Process(pid)
             found += [server, *server.children(recursive=True)]
         return found
+
+    @contextmanager
+    def hanging_postgresql(self) -> Iterator[None]:
+        """While it lasts, the embedded server answers nothing."""
+        server = psutil.Process(int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0]))
+        # Then it starts no other process.
+        server.suspend()
+        processes = [server, *server.children(recursive=True)]
+        try:
+            for process in processes:
+                # One that was at its end has ended.
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            yield
+        finally:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def rows(self, where: str = "true", *values: object) -> list[dict[str, Any]]:
         """Rows with their text, decoded, oldest first."""

@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import httpx
 import openai
-import psutil
 import pytest
 
 from engine.simulated import MAX_MODEL_LEN
@@ -154,15 +153,9 @@ def test_while_postgresql_hangs_only_requests_with_stored_turns_are_refused(
     ):
         ask(client, "abc", conversation_id=conversation)
         body = body_of("Q", conversation_id=conversation, history=1)
-        server = postgres(gateway)
-        for process in server:
-            process.suspend()
-        try:
+        with gateway.hanging_postgresql():
             refused = client.post("/v1/chat/completions", json=body)
             counted = client.post("/tokenize", json=body | {"history": []})
-        finally:
-            for process in server:
-                process.resume()
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) > 0
         error = refused.json()["error"]
@@ -176,13 +169,6 @@ def test_while_postgresql_hangs_only_requests_with_stored_turns_are_refused(
 
         gateway.wait_for(answered)
         assert prompt_of(answers[-1].json()) == "abcabcQ"
-
-
-def postgres(gateway: Gateway) -> list[psutil.Process]:
-    """The server's processes."""
-    parent = int((gateway.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
-    server = psutil.Process(parent)
-    return [server, *server.children(recursive=True)]
 
 
 @pytest.mark.vllm

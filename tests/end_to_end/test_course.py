@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from tests.end_to_end.served import Gateway, running
-from tests.end_to_end.test_conversations import postgres
 
 ASK, LIST = "/chat/new/message/", "/chat/get/messages/"
 
@@ -185,14 +184,8 @@ def test_this_machine_has_many_names(talked: Gateway, talker: httpx.Client) -> N
 
 
 def test_without_postgresql_no_list_is_made_up(talked: Gateway, talker: httpx.Client) -> None:
-    server = postgres(talked)
-    for process in server:
-        process.suspend()
-    try:
+    with talked.hanging_postgresql():
         answer = talker.get(LIST)
-    finally:
-        for process in server:
-            process.resume()
     assert (answer.status_code, answer.json()["status"]) == (503, 503)
     talked.wait_for(lambda: talker.get(LIST).status_code == 200)
 

@@ -14,7 +14,6 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from tests.end_to_end.served import Gateway, running
-from tests.end_to_end.test_conversations import postgres
 
 
 def answered(client: httpx.Client, text: str = "Q", **fields: Any) -> str:
@@ -201,18 +200,12 @@ def test_without_postgresql_nothing_is_said_to_be_stored(data_dir: Path) -> None
         httpx.Client(base_url=gateway.base_url, timeout=60) as client,
     ):
         id_ = bare(answered(client))
-        server = postgres(gateway)
-        for process in server:
-            process.suspend()
-        try:
+        with gateway.hanging_postgresql():
             of_v1 = client.post("/v1/feedback", json={"message_id": id_, "score": 3, "id": "f"})
             native = client.post("/chat/feedback", json={"message_id": id_, "score": 4})
             # Its row is in the journal: nobody can say that there is none.
             journalled = bare(answered(client))
             of_journalled = client.post("/chat/feedback", json={"message_id": journalled, "score": 5})
-        finally:
-            for process in server:
-                process.resume()
         assert of_v1.status_code == 503
         assert of_v1.json()["error"]["code"] == "database_unavailable"
         assert int(of_v1.headers["retry-after"]) > 0

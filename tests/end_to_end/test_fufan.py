@@ -22,7 +22,6 @@ import pytest
 
 from gateway.access.login_throttle import NAME_AT_ADDRESS
 from tests.end_to_end.served import Gateway, running
-from tests.end_to_end.test_conversations import postgres
 
 PASSWORD = "Zauberwort 1"
 PAGE = "<!doctype html>"
@@ -590,10 +589,7 @@ def test_while_postgresql_hangs_those_who_are_in_go_on(data_dir: Path) -> None:
         question = {"messages": [{"role": "user", "content": "q"}]}
         assert known.asks("POST", "/v1/chat/completions", question).status_code == 200
         conversation = known.creates()
-        server = postgres(gateway)
-        for process in server:
-            process.suspend()
-        try:
+        with gateway.hanging_postgresql():
             named = question | {"conversation_id": conversation}
             assert known.asks("POST", "/v1/chat/completions", named).status_code == 200
             for refused in (
@@ -605,9 +601,6 @@ def test_while_postgresql_hangs_those_who_are_in_go_on(data_dir: Path) -> None:
             ):
                 assert refused.status_code == 503
                 assert int(refused.headers["retry-after"]) > 0
-        finally:
-            for process in server:
-                process.resume()
         gateway.wait_for(lambda: unknown.asks("GET", "/v1/models").status_code == 200)
         path = f"/api/conversations/{conversation}/messages"
         gateway.wait_for(lambda: known.asks("GET", path).status_code == 200)

@@ -13,7 +13,6 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
-import psutil
 import pytest
 
 from persistence.exact_text import from_column
@@ -226,19 +225,11 @@ def test_while_postgresql_hangs_a_chat_goes_on_without_its_user_and_conversation
     impatient: Gateway, conversation: str
 ) -> None:
     user_id = new_user(impatient)
-    parent = int((impatient.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
-    server = psutil.Process(parent)
     with httpx.Client(base_url=impatient.base_url, timeout=60) as client:
-        processes = [server, *server.children(recursive=True)]
-        for process in processes:
-            process.suspend()
-        try:
+        with impatient.hanging_postgresql():
             fields = {"user_id": user_id.hex, "conversation_id": conversation}
             message_id = ask(client, "x", history_len=0, **fields)
             refused = client.post(PATH, json={"query": "y"} | fields)
-        finally:
-            for process in processes:
-                process.resume()
         # Turns are needed for the answer, though nobody has named history_len.
         assert refused.status_code == 503
         assert "'conversation_id' asks for stored turns" in refused.json()["msg"]

@@ -19,19 +19,12 @@ def test_health(client: httpx.Client) -> None:
 
 def test_while_the_database_hangs_readiness_says_so_and_requests_go_on(data_dir: Path) -> None:
     with running(data_dir, "--engine", "simulated", GATEWAY_DATABASE_TIMEOUT_SECONDS="0.3") as gateway:
-        database = [process for process in gateway.processes() if process.name() == "postgres"]
-        assert len(database) > 1
         with httpx.Client(base_url=gateway.base_url, timeout=60) as client:
-            for process in database:
-                process.suspend()
-            try:
+            with gateway.hanging_postgresql():
                 body = {"messages": [{"role": "user", "content": "kept"}]}
                 answer = client.post("/v1/chat/completions", json=body)
                 ready = client.get("/health/ready")
                 alive = client.get("/health/live")
-            finally:
-                for process in database:
-                    process.resume()
             assert answer.json()["choices"][0]["message"]["content"] == "kept"
             assert alive.status_code == 200
             assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
@@ -43,18 +36,11 @@ def test_while_the_database_hangs_readiness_says_so_and_requests_go_on(data_dir:
 
 @pytest.mark.vllm
 def test_the_real_engine_streams_while_the_database_hangs(demo: Gateway) -> None:
-    database = [process for process in demo.processes() if process.name() == "postgres"]
-    assert len(database) > 1
     body = {"prompt": "Once upon a time", "max_tokens": 40, "temperature": 0, "stream": True}
     with httpx.Client(base_url=demo.base_url, timeout=60) as client:
-        for process in database:
-            process.suspend()
-        try:
+        with demo.hanging_postgresql():
             answer = client.post("/v1/completions", json=body).text
             metrics = client.get("/metrics").text
-        finally:
-            for process in database:
-                process.resume()
         demo.wait_for(lambda: "\ngateway_journal_rows 0.0\n" in client.get("/metrics").text)
         demo.wait_for(lambda: client.get("/health/ready").json()["status"] == "ready")
     assert "\ngateway_database_away 1.0\n" in metrics
