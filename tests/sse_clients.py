@@ -7,23 +7,14 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from tests.event_streams import EventReader
+
 _LINE_END = re.compile("\r\n|\n|\r")
 
 
 def event_source(stream: str) -> list[str]:
-    """The data of each event, as HTML's specification has it (9.2.6, "Interpreting an event stream")."""
-    events: list[str] = []
-    data: list[str] = []
-    *lines, _ = _LINE_END.split(stream)
-    for line in lines:
-        if not line:
-            if data:
-                events.append("\n".join(data))
-            data = []
-        name, _, value = line.partition(":")
-        if name == "data":
-            data.append(value.removeprefix(" "))
-    return events
+    """The data of each event, as a browser's EventSource reads it."""
+    return [event.data for event in EventReader().feed(stream.encode(errors="surrogatepass"))]
 
 
 def fetch_event_source(stream: str) -> list[str]:
