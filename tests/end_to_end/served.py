@@ -22,7 +22,7 @@ from persistence.exact_text import from_column, json_from_column
 
 PROGRAM = "gateway.cli"
 STARTED = "Try       curl"
-START_SECONDS = 280.0
+START_SECONDS = 500.0
 STOP_SECONDS = 60.0
 
 
