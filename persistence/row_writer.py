@@ -69,6 +69,8 @@ class RowWriter:
         self._connection: asyncpg.Connection | None = None
         self._one_at_a_time = asyncio.Lock()
         self._gateway_id: int | None = None
+        # How often PostgreSQL was found to be away.
+        self._found_away = 0
         self.rows_written = 0
         self.rows_reduced = 0
 
@@ -93,16 +95,27 @@ class RowWriter:
 
     async def _connected_to(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         """What ``work`` gives. A connection that breaks may have been broken for long, while nobody looked:
-        that says nothing about PostgreSQL, so it is tried once more on a new one."""
+        that says nothing about PostgreSQL, so it is tried once more on a new one. Whoever waits while
+        PostgreSQL is found to be away need not find out for himself."""
+        found_away = self._found_away
         async with self._one_at_a_time:
-            connection, is_new = await self._connected()
+            if self._found_away != found_away:
+                raise DatabaseAway("it was away just now")
             try:
-                return await work(connection)
-            except ConnectionLost:
-                if is_new:
-                    raise
-            connection, _ = await self._connected()
+                return await self._tried_twice(work)
+            except DatabaseAway:
+                self._found_away += 1
+                raise
+
+    async def _tried_twice(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        connection, is_new = await self._connected()
+        try:
             return await work(connection)
+        except ConnectionLost:
+            if is_new:
+                raise
+        connection, _ = await self._connected()
+        return await work(connection)
 
     async def close(self) -> None:
         """Let the connection and its lock go."""

@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
@@ -109,3 +110,29 @@ async def test_cancelled_is_cancelled_in_the_middle_of_a_sweep(
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+async def test_who_waits_while_postgresql_is_found_away_does_not_wait_for_it_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = RowWriter(database, 1.0, lambda: None)
+    await writer.check()
+    row = new_row()
+    tried_again = 0
+
+    async def connection() -> asyncpg.Connection:
+        nonlocal tried_again
+        tried_again += 1
+        raise OSError("gone")
+
+    monkeypatch.setattr(database, "connection", connection)
+    async with database.engine.begin() as blocking:
+        await blocking.exec_driver_sql("LOCK TABLE message IN ACCESS EXCLUSIVE MODE")
+        writing = (writer.write([encoded(row, writer.gateway_id)]) for _ in range(3))
+        ends = await asyncio.gather(*writing, writer.check(), return_exceptions=True)
+    assert [type(end) for end in ends] == [DatabaseAway] * 4
+    assert tried_again == 0
+    monkeypatch.undo()
+    await writer.check()
+    assert await writer.write([encoded(row, writer.gateway_id)]) == []
+    await writer.close()
