@@ -8,6 +8,7 @@ from uuid_utils.compat import uuid7
 
 from adapters.message_ids import message_id
 from gateway.access.caller import Caller
+from gateway.access.ownership import owner_of
 from gateway.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from gateway.lifecycle import Lifecycle
 from persistence import feedback
@@ -73,9 +74,7 @@ async def _given(lifecycle: Lifecycle, caller: Caller, said: Feedback) -> Feedba
     settings = lifecycle.settings
     seconds = settings.database_timeout_seconds
     policy = ContentPolicy(settings.store_content, settings.content_max_characters)
-    owner = caller.user_id if settings.authentication else None
-    if settings.authentication and owner is None:
-        raise UnknownMessage
+    owner = owner_of(lifecycle, caller)
     try:
         return await feedback.give(lifecycle.database, said, owner, policy, seconds)
     except UnknownMessage:
