@@ -6,7 +6,7 @@ import logging
 from uuid import UUID
 
 from gateway.access.caller import Caller
-from gateway.errors import NotFound
+from gateway.errors import InvalidApiKey, NotFound
 from gateway.lifecycle import Lifecycle
 from persistence.conversation_list import owners
 from persistence.database import DatabaseUnavailable
@@ -15,8 +15,13 @@ log = logging.getLogger("gateway.access")
 
 
 def owner_of(lifecycle: Lifecycle, caller: Caller) -> UUID | None:
-    """Whose rows ``caller`` may read and change; None: whoever's."""
-    return caller.user_id if lifecycle.settings.authentication else None
+    """Whose rows ``caller`` may read and change; None: whoever's. Raises InvalidApiKey where that counts and
+    nobody knows who it is: a caller without a name is not one who may see all."""
+    if not lifecycle.settings.authentication:
+        return None
+    if caller.user_id is None:
+        raise InvalidApiKey("Log in first.")
+    return caller.user_id
 
 
 async def check_conversation(lifecycle: Lifecycle, caller: Caller, conversation_id: str | None) -> None:

@@ -9,7 +9,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from gateway.access.caller import ANONYMOUS, Caller
-from gateway.errors import NotFound, Unavailable
+from gateway.errors import InvalidApiKey, NotFound, Unavailable
 from gateway.feedback import give
 from gateway.lifecycle import Lifecycle
 from gateway.settings import load
@@ -58,17 +58,26 @@ async def test_without_authentication_everybodys_message_can_be_rated(
     assert len({one.id for one in stored.given}) == 2
 
 
-@pytest.mark.parametrize("caller", [ANONYMOUS, SOMEBODY])
+@pytest.mark.parametrize("owner", [None, SOMEBODY.user_id])
+async def test_with_authentication_nobody_rates_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: UUID | None
+) -> None:
+    stored = Stored(owner)
+    with pytest.raises(InvalidApiKey):
+        await give(house(tmp_path, monkeypatch, stored, authentication=True), ANONYMOUS, ID, 5)
+    assert stored.given == []
+
+
 @pytest.mark.parametrize("owner", [None, uuid4()])
 async def test_with_authentication_somebody_elses_is_as_one_that_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caller: Caller, owner: UUID | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: UUID | None
 ) -> None:
     lifecycle = house(tmp_path, monkeypatch, Stored(owner), authentication=True)
     with pytest.raises(NotFound) as theirs:
-        await give(lifecycle, caller, ID, 5)
+        await give(lifecycle, SOMEBODY, ID, 5)
     monkeypatch.setattr("persistence.feedback.give", Stored(None, looks=9).give)
     with pytest.raises(NotFound) as unknown:
-        await give(lifecycle, caller, ID, 5)
+        await give(lifecycle, SOMEBODY, ID, 5)
     assert vars(theirs.value) == vars(unknown.value)
     assert theirs.value.code == "message_not_found"
 
