@@ -252,6 +252,9 @@ class Delta:
     request waited before it was first scheduled, on the first Delta and on all where the engine knows it.
     ``logprobs`` has one entry for each id where they were asked for; ``prompt_logprobs`` one for each token
     of the prompt, None for its first, and is given once, with the first Delta.
+
+    ``instead`` is set on the first Delta of an answer that is not the engine's own: it names who answered in
+    its place.
     """
 
     text: str
@@ -262,6 +265,7 @@ class Delta:
     queue_seconds: float | None = None
     logprobs: Sequence[TokenLogprob] = ()
     prompt_logprobs: Sequence[TokenLogprob | None] = ()
+    instead: str | None = None
 
 
 @dataclass(slots=True)

@@ -111,7 +111,7 @@ def turns_field(body: Body, turns: int) -> dict[str, Any]:
 
 
 def opened(
-    request: Request, lifecycle: Lifecycle, body: Body, asked: Sequence[Asked], param: str
+    request: Request, lifecycle: Lifecycle, caller: Caller, body: Body, asked: Sequence[Asked], param: str
 ) -> Generation:
     """The way of a request through the gateway. ``param``: the field that a prompt comes from, for errors.
     Raises InvalidRequest."""
@@ -119,6 +119,7 @@ def opened(
         [query_of(body, one, lifecycle.engine.card, param) for one in asked],
         request.receive,
         deadline_seconds(request.headers, lifecycle.settings.request_timeout_seconds),
+        caller,
     )
 
 

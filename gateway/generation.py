@@ -2,7 +2,7 @@
 
 ::
 
-    1 admit    is there a place?                                 -> Unavailable
+    1 admit    does the caller have it left, is there a place?   -> 429, 503
     2 submit   the engine takes each choice, or refuses it       -> a real 4xx/5xx
     3 begin    each prompt's row is handed to the recorder, not awaited
     4 next     Delta after Delta, read into what the client may see; the first before any byte leaves
@@ -28,7 +28,10 @@ from starlette.types import Receive
 from adapters.chat_format import Answer, Piece
 from engine.base import EngineError, Usage
 from gateway import metrics
+from gateway.access.caller import Caller
+from gateway.admission.queue import Place, Work
 from gateway.errors import DeadlineExceeded, GatewayError, GenerationError, Unavailable, from_engine
+from gateway.limits.limiter import Reservation
 from gateway.prompt_answer import PromptAnswer, Query
 from persistence.message_row import MessageRow
 
@@ -59,8 +62,10 @@ class Generation:
         queries: Sequence[Query],
         receive: Receive,
         deadline_seconds: float | None,
+        caller: Caller,
     ) -> None:
         self._generations = generations
+        self._caller = caller
         self._receive = receive
         self._deadline_seconds = deadline_seconds
         self._arrived = time.perf_counter()
@@ -73,6 +78,8 @@ class Generation:
         self._deadline: asyncio.TimerHandle | None = None
         self._abort_reason: AbortReason | None = None
         self._settled = False
+        self._reservation: Reservation | None = None
+        self._place: Place | None = None
         self.ttft_seconds: float | None = None
         self.status = "running"
 
@@ -95,9 +102,21 @@ class Generation:
 
     @property
     def queue_seconds(self) -> float | None:
-        """How long the request waited for the engine, as far as the engine has told."""
+        """How long the request waited for a place at the engine, and there, as far as the engine tells."""
         known = [choice.queue_seconds for choice in self.choices if choice.queue_seconds is not None]
-        return max(known, default=None)
+        waited = self._place.waited_seconds if self._place is not None else 0.0
+        return waited + max(known) if known else waited or None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer's headers tell of it: how long it waited for the engine, and for its first token,
+        in milliseconds, and what its caller has left."""
+        headers = dict(self._reservation.headers) if self._reservation is not None else {}
+        if self.queue_seconds is not None:
+            headers["x-gateway-queue-ms"] = f"{self.queue_seconds * 1000:.1f}"
+        if self.ttft_seconds is not None:
+            headers["x-gateway-ttft-ms"] = f"{self.ttft_seconds * 1000:.1f}"
+        return headers
 
     @property
     def usage(self) -> Usage:
@@ -127,12 +146,26 @@ class Generation:
             case _:
                 return None
 
+    @property
+    def _work(self) -> Work:
+        requests = [request for prompt in self._prompts for request in prompt.requests]
+        return Work(
+            sum(len(prompt.requests[0].prompt_token_ids) for prompt in self._prompts),
+            sum(request.sampling.max_tokens for request in requests),
+            len(requests),
+            self._deadline_seconds,
+        )
+
     async def __aenter__(self) -> Self:
         """Admit and submit. Raises GatewayError; a request of which the engine took nothing has left no
         row then."""
         self._generations.admit(self)
         metrics.RUNNING.inc()
         try:
+            work = self._work
+            most_tokens = work.prompt_tokens + work.completion_tokens
+            self._reservation = await self._generations.limiter.reserve(self._caller, most_tokens)
+            self._place = await self._generations.admission.enter(self._caller, work)
             await self._submit()
         except BaseException as error:
             await self._leave(error)
@@ -175,8 +208,17 @@ class Generation:
             if self._prompts[0].begun and not self._settled:
                 await asyncio.shield(self._end_early(error))
         finally:
+            self._give_back()
             metrics.RUNNING.dec()
             self._generations.leave(self)
+
+    def _give_back(self) -> None:
+        """What the request held, and has used."""
+        used = self.usage if self._rows else Usage()
+        if self._place is not None:
+            self._place.leave(used)
+        if self._reservation is not None:
+            self._reservation.settle(used.prompt_tokens + used.completion_tokens)
 
     async def next(self) -> Sequence[tuple[int, Piece]]:
         """What the engine's next Deltas add to the choices. Raises GatewayError."""

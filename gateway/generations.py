@@ -11,8 +11,11 @@ from starlette.types import Receive
 
 from engine.base import Engine
 from gateway import metrics
+from gateway.access.caller import ANONYMOUS, Caller
+from gateway.admission.queue import Admission, AllAtOnce
 from gateway.errors import Unavailable
 from gateway.generation import ABORT_SECONDS, Generation
+from gateway.limits.limiter import Limiter, Unlimited
 from gateway.prompt_answer import Query
 from persistence.recorder import Recorder
 
@@ -28,10 +31,19 @@ class Generations:
     ``commit_wait_seconds`` bounds how long an answer's end waits for its row.
     """
 
-    def __init__(self, engine: Engine, recorder: Recorder, commit_wait_seconds: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        recorder: Recorder,
+        commit_wait_seconds: float,
+        limiter: Limiter | None = None,
+        admission: Admission | None = None,
+    ) -> None:
         self.engine = engine
         self.recorder = recorder
         self.commit_wait_seconds = commit_wait_seconds
+        self.limiter: Limiter = limiter or Unlimited()
+        self.admission: Admission = admission or AllAtOnce()
         self.draining = False
         self._running: set[Generation] = set()
         self._none_running = asyncio.Event()
@@ -42,12 +54,16 @@ class Generations:
         return len(self._running)
 
     def open(
-        self, queries: Sequence[Query], receive: Receive, deadline_seconds: float | None = None
+        self,
+        queries: Sequence[Query],
+        receive: Receive,
+        deadline_seconds: float | None = None,
+        caller: Caller = ANONYMOUS,
     ) -> Generation:
         """A request's way through, as an async context manager. ``receive`` is the ASGI channel on
         which a client's leaving is noticed; the body must have been read from it. After
         ``deadline_seconds`` it is ended."""
-        return Generation(self, queries, receive, deadline_seconds)
+        return Generation(self, queries, receive, deadline_seconds, caller)
 
     def admit(self, generation: Generation) -> None:
         """Raises Unavailable."""

@@ -19,7 +19,7 @@ async def latest(
 ) -> Sequence[LatestMessage]:
     """His own, newest first; those that nobody has for whoever has not said who he is and asks from this
     machine. What was closed before is among them. Raises PermissionDenied and Unavailable."""
-    if caller.user_id is None and (lifecycle.settings.authentication or not is_local(request)):
+    if caller.user_id is None and (lifecycle.settings.authenticates or not is_local(request)):
         raise PermissionDenied(
             "Whose messages these would be is not known: log in. Without a login they are listed only on the "
             "gateway's own machine, where it asks for none."

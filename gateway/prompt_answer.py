@@ -39,6 +39,11 @@ class PromptAnswer:
         self.begun = False
 
     @property
+    def requests(self) -> Sequence[GenerationRequest]:
+        """The engine's, one for each choice."""
+        return self._query.requests
+
+    @property
     def finished(self) -> bool:
         """Whether every choice has come to its own end."""
         return all(choice.finished for choice in self.choices)

@@ -128,7 +128,7 @@ class EventStream(Response):
 
     async def _start(self) -> None:
         self._started = True
-        self.headers.update(timing_headers(self._generation))
+        self.headers.update(self._generation.headers)
         await self._send_message(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
@@ -160,13 +160,3 @@ class EventStream(Response):
         if self._comment is not None:
             self._comment.cancel()
             await asyncio.wait({self._comment})
-
-
-def timing_headers(generation: Generation) -> dict[str, str]:
-    """How long the request waited for the engine, and for its first token, in milliseconds."""
-    headers = {}
-    if generation.queue_seconds is not None:
-        headers["x-gateway-queue-ms"] = f"{generation.queue_seconds * 1000:.1f}"
-    if generation.ttft_seconds is not None:
-        headers["x-gateway-ttft-ms"] = f"{generation.ttft_seconds * 1000:.1f}"
-    return headers

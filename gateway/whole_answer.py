@@ -9,7 +9,6 @@ from starlette.responses import Response
 from adapters.chat_format import Answer
 from engine.base import Usage
 from gateway.generation import Generation
-from gateway.sse import timing_headers
 
 
 async def whole(
@@ -29,4 +28,4 @@ async def whole(
             # Nobody is there to read an answer.
             return Response(status_code=499)
         content = encode(generation.answers, generation.usage)
-        return kind(content, media_type=media_type, headers=timing_headers(generation))
+        return kind(content, media_type=media_type, headers=generation.headers)

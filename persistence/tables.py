@@ -8,6 +8,8 @@ can go before its counts do. The view ``message_full`` shows both.
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
+    Boolean,
     Column,
     Date,
     DateTime,
@@ -36,6 +38,32 @@ user = Table(
     Column("username", Text, nullable=False, unique=True),
     Column("password_hash", Text, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
+    # Sees and does all.
+    Column("is_admin", Boolean, nullable=False, server_default=text("false")),
+    # The fields of caller_limits.Limits that are not None; of all that the user does.
+    Column("limits", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("user_id", Uuid, ForeignKey("user.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    # The key's beginning: tells which one it is, and not what it is.
+    Column("prefix", Text, nullable=False),
+    # SHA-256 of the key, which is random: it can be neither read here nor guessed.
+    Column("key_hash", LargeBinary, nullable=False, unique=True),
+    # inference, feedback, read, admin.
+    Column("scopes", ARRAY(Text), nullable=False),
+    # The fields of caller_limits.Limits that are not None; of what comes with this key.
+    Column("limits", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    # A key with twice the weight is served twice as much where there is not enough for all.
+    Column("weight", Float, nullable=False, server_default="1"),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+    Column("expire_time", DateTime(timezone=True)),
+    Column("revoke_time", DateTime(timezone=True)),
+    Index("api_key_user", "user_id"),
 )
 
 conversation = Table(

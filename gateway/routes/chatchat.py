@@ -10,7 +10,8 @@ from fastapi import APIRouter, Request, Response
 from adapters.chatchat.chat_request import ChatRequest, TextRequest
 from adapters.chatchat.events import ChatEvents, TextEvents, one_line, text_event, whole_answer, whole_event
 from adapters.openai.chat_request import ChatCompletionRequest
-from gateway.access.caller import caller_of
+from gateway.access.caller import Scope
+from gateway.access.identification import caller_of
 from gateway.asking import chat_asked, completion_asked, opened
 from gateway.error_shapes import EVENT_STREAM
 from gateway.errors import UnknownUrl
@@ -45,12 +46,12 @@ NOT_HERE = {
 async def chat(request: Request) -> Response:
     """The next turn of a conversation, as server-sent events; without ``stream`` one event, or JSON for a
     client that accepts nothing else."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     body = await read(request, ChatRequest, lifecycle.settings.max_body_bytes)
     with named_as_sent(body.sent_names):
         asked_for = body.as_openai
         asked = await chat_asked(request, lifecycle, caller, asked_for)
-        generation = opened(request, lifecycle, asked_for, [asked], "messages")
+        generation = opened(request, lifecycle, caller, asked_for, [asked], "messages")
         message_id = asked.row.id.hex
         if body.streams:
             events = ChatEvents(message_id, style_of(body, lifecycle))
@@ -66,12 +67,12 @@ async def chat(request: Request) -> Response:
 async def completion(request: Request) -> Response:
     """The continuation of a text, as events of raw text; without ``stream`` one event, or JSON for a client
     that accepts nothing else."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     body = await read(request, TextRequest, lifecycle.settings.max_body_bytes)
     with named_as_sent(body.sent_names):
         asked_for = body.as_openai
         [asked] = await completion_asked(request, lifecycle, caller, asked_for)
-        generation = opened(request, lifecycle, asked_for, [asked], "prompt")
+        generation = opened(request, lifecycle, caller, asked_for, [asked], "prompt")
         message_id, echo = asked.row.id.hex, asked.echo
         if body.stream:
             events = TextEvents(echo, style_of(body, lifecycle))
@@ -86,10 +87,10 @@ async def completion(request: Request) -> Response:
 @router.post("/chat/chat/completions", summary="Chat (Chatchat 0.3)")
 async def chat_completions(request: Request) -> Response:
     """/v1/chat/completions, whose answers also tell the row's id as ``message_id``."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     body = await read(request, ChatCompletionRequest, lifecycle.settings.max_body_bytes)
     asked = await chat_asked(request, lifecycle, caller, body)
-    return await openai.answered(request, lifecycle, body, [asked], CHAT_OF_03)
+    return await openai.answered(request, lifecycle, caller, body, [asked], CHAT_OF_03)
 
 
 async def not_here(request: Request) -> Response:

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from adapters.chatchat.course import CourseRequest, answer, listed
 from adapters.chatchat.native_body import NativeBody
-from gateway.access.caller import caller_of
+from gateway.access.caller import Scope
+from gateway.access.identification import caller_of
 from gateway.asking import chat_asked, opened
 from gateway.latest_messages import latest
 from gateway.lifecycle import lifecycle_of
@@ -30,11 +31,11 @@ class Limits(NativeBody):
 @router.post("/chat/new/message", include_in_schema=False)
 async def new_message(request: Request) -> Response:
     """The answer, and the history with this turn added, in the form it came in."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     body = await read(request, CourseRequest, lifecycle.settings.max_body_bytes)
     chat = body.as_openai
     asked = await chat_asked(request, lifecycle, caller, chat)
-    generation = opened(request, lifecycle, chat, [asked], "prompt")
+    generation = opened(request, lifecycle, caller, chat, [asked], "prompt")
     return await whole(generation, lambda answers, _: answer(body, answers[0].text, datetime.now()))
 
 
@@ -42,7 +43,7 @@ async def new_message(request: Request) -> Response:
 @router.get("/chat/get/messages", include_in_schema=False)
 async def get_messages(request: Request) -> Response:
     """Newest first, `limit` of them (20; at most 100)."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.READ)
     limit = checked(Limits, dict(request.query_params)).limit
     messages = [
         {

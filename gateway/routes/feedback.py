@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request
 from adapters.chatchat.base_response import base_response
 from adapters.chatchat.feedback import ChatFeedback
 from adapters.openai.feedback import FeedbackRequest, feedback_object
-from gateway.access.caller import caller_of
+from gateway.access.caller import Scope
+from gateway.access.identification import caller_of
 from gateway.errors import GatewayError
 from gateway.feedback import give
 from gateway.lifecycle import lifecycle_of
@@ -21,7 +22,7 @@ router = APIRouter()
 @router.post("/chat/feedback", tags=["Chatchat"], summary="Rate an answer")
 async def chat_feedback(request: Request) -> dict[str, Any]:
     """Chatchat's: HTTP 200 whatever becomes of it, the `code` says what did."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.FEEDBACK)
     body = await read(request, ChatFeedback, lifecycle.settings.max_body_bytes)
     try:
         await give(lifecycle, caller, body.message_id, body.score, body.reason)
@@ -35,7 +36,7 @@ async def chat_feedback(request: Request) -> dict[str, Any]:
 async def v1_feedback(request: Request) -> dict[str, Any]:
     """Also while the answer is still being streamed; the latest score stands in the message's row. Sent again
     with the same `id`, it is the same feedback."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.FEEDBACK)
     body = await read(request, FeedbackRequest, lifecycle.settings.max_body_bytes)
     given = await give(
         lifecycle, caller, body.message, body.points, body.reason or "", body.correction, body.id

@@ -24,7 +24,8 @@ from adapters.chatchat.fufan import (
     uuid_of,
 )
 from gateway.access.address import client_address
-from gateway.access.caller import Caller, caller_of
+from gateway.access.caller import Caller, Scope
+from gateway.access.identification import caller_of
 from gateway.access.ownership import no_such_conversation, owner_of
 from gateway.access.pages import check_page
 from gateway.access.sessions import COOKIE, cookie
@@ -85,7 +86,7 @@ async def logout(request: Request) -> Response:
 @routes.post("/conversations", summary="New conversation")
 async def create(request: Request) -> Response:
     """An empty one."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     body = await read(request, NewConversation, MOST_BODY_BYTES)
     if body.user_id is None and caller.user_id is None:
         raise InvalidRequest(
@@ -111,7 +112,7 @@ async def create(request: Request) -> Response:
 async def of_user(request: Request, user_id: str) -> Response:
     """Newest first, at most 1000: `before`, the id of the last one, asks for those that follow it where
     `has_more` is true. `limit` asks for fewer, `chat_types` for those of some types."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.READ)
     whose = users_own(lifecycle, caller, user_id)
     limit, before = limit_of(request, MOST_LISTED), request.query_params.get("before")
     if whose is None:
@@ -134,7 +135,7 @@ async def messages(request: Request, conversation_id: str) -> Response:
     """The latest ones, oldest first, at most 1000 and about 4 MiB of text: `before`, the id of the first one,
     asks for older ones where `has_more` is true. `limit` asks for fewer, `chat_types` for those of some
     types."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.READ)
     owner, seconds = owner_of(lifecycle, caller), lifecycle.settings.database_timeout_seconds
     limit, before = limit_of(request, MOST_MESSAGES), request.query_params.get("before")
     before_id = None if before is None else uuid_of(before)
@@ -158,7 +159,7 @@ async def messages(request: Request, conversation_id: str) -> Response:
 @routes.put("/conversations/{conversation_id:path}/update_name", summary="Rename a conversation")
 async def update_name(request: Request, conversation_id: str) -> Response:
     """A name of more than 50 characters is cut."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     body = await read(request, NewName, MOST_BODY_BYTES)
     seconds = lifecycle.settings.database_timeout_seconds
     await see_all(lifecycle)
@@ -174,7 +175,7 @@ async def update_name(request: Request, conversation_id: str) -> Response:
 @routes.delete("/conversations/{conversation_id:path}", summary="Delete a conversation")
 async def remove(request: Request, conversation_id: str) -> Response:
     """With all that was said in it, and of it."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     seconds = lifecycle.settings.database_timeout_seconds
     await see_all(lifecycle)
     with asked():

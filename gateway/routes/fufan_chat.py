@@ -11,7 +11,8 @@ from adapters.chatchat.chat_request import FufanChatRequest
 from adapters.chatchat.events import ChatEvents, one_line, whole_answer
 from adapters.chatchat.fufan import uuid_of
 from adapters.prompt_templates import LLM_CHAT
-from gateway.access.caller import Caller, caller_of
+from gateway.access.caller import Caller, Scope
+from gateway.access.identification import caller_of
 from gateway.asking import chat_asked, opened
 from gateway.error_shapes import EVENT_STREAM, response_to
 from gateway.errors import NotFound, PermissionDenied, UnknownUrl
@@ -31,7 +32,7 @@ router = APIRouter(tags=["fufan"])
 @router.post("/api/api/chat", include_in_schema=False)
 async def chat(request: Request) -> Response:
     """The next turn of a conversation, as server-sent events; with ``stream`` false as JSON."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     body = await read(request, FufanChatRequest, lifecycle.settings.max_body_bytes)
     with named_as_sent(body.sent_names):
         user_id = user_of(body, caller, lifecycle)
@@ -42,7 +43,7 @@ async def chat(request: Request) -> Response:
         if not body.asks_for_history and lifecycle.settings.store_content == "none":
             asked_for.history_len = None
         asked = await chat_asked(request, lifecycle, caller, asked_for, body.template_name)
-        generation = opened(request, lifecycle, asked_for, [asked], "messages")
+        generation = opened(request, lifecycle, caller, asked_for, [asked], "messages")
         asked.row.user_id = await opened_for(lifecycle, body, user_id)
         message_id = asked.row.id.hex
         if body.streams:
@@ -67,7 +68,7 @@ def user_of(body: FufanChatRequest, caller: Caller, lifecycle: Lifecycle) -> UUI
     user_id = uuid_of(body.user_id)
     if user_id is None:
         raise unknown_user()
-    if lifecycle.settings.authentication and user_id != caller.user_id:
+    if lifecycle.settings.authenticates and user_id != caller.user_id:
         raise PermissionDenied("'user_id' is not the caller's.", "user_id")
     return user_id
 
@@ -93,7 +94,7 @@ async def opened_for(lifecycle: Lifecycle, body: FufanChatRequest, user_id: UUID
         raise unknown_user() from None
     except DatabaseUnavailable as error:
         log.warning("a chat goes on without its user and conversation: %s", error)
-        return user_id if lifecycle.settings.authentication else None
+        return user_id if lifecycle.settings.authenticates else None
     return user_id
 
 

@@ -21,7 +21,8 @@ from adapters.chatchat.model_info import (
     server_configs,
 )
 from adapters.prompt_templates import UnknownTemplate
-from gateway.access.caller import caller_of
+from gateway.access.caller import Scope
+from gateway.access.identification import caller_of
 from gateway.errors import ModelNotFound, NotFound
 from gateway.lifecycle import Lifecycle, lifecycle_of
 from gateway.prompting import check_model
@@ -33,7 +34,7 @@ router = APIRouter(tags=["Chatchat"])
 async def asked(request: Request, model: type[Parsed]) -> tuple[Lifecycle, Parsed]:
     """Who asks may ask, and the body, which need not be there."""
     lifecycle = lifecycle_of(request)
-    await caller_of(request)
+    await caller_of(request, Scope.INFERENCE)
     return lifecycle, await read(request, model, lifecycle.settings.max_body_bytes, optional=True)
 
 
@@ -48,7 +49,7 @@ async def list_running_models(request: Request) -> dict[str, Any]:
 @router.get("/api/api/llm_model/list_running_models", include_in_schema=False)
 async def list_model_names(request: Request) -> dict[str, Any]:
     """There is one. fufan's front end, as it is built, writes `/api` twice."""
-    await caller_of(request)
+    await caller_of(request, Scope.INFERENCE)
     return {"status": 200, "msg": "success", "data": {"models": [lifecycle_of(request).engine.card.name]}}
 
 

@@ -17,7 +17,8 @@ from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.chunks import ChatChunks, CompletionChunks
 from adapters.openai.completion_request import CompletionRequest
 from engine.base import ModelCard, Usage
-from gateway.access.caller import caller_of
+from gateway.access.caller import Caller, Scope
+from gateway.access.identification import caller_of
 from gateway.asking import Asked, chat_asked, completion_asked, opened
 from gateway.lifecycle import Lifecycle, lifecycle_of
 from gateway.prompting import check_model
@@ -49,14 +50,14 @@ COMPLETION = Form("cmpl-", CompletionChunks, completion, "prompt")
 @router.get("/models", summary="The served model")
 async def models(request: Request) -> dict[str, Any]:
     """What a client may name as ``model``."""
-    await caller_of(request)
+    await caller_of(request, Scope.INFERENCE)
     return {"object": "list", "data": [model_object(lifecycle_of(request).engine.card)]}
 
 
 @router.get("/models/{model:path}", summary="One model")
 async def one_model(request: Request, model: str) -> dict[str, Any]:
     """The model's context and sampling defaults stand beside OpenAI's fields."""
-    await caller_of(request)
+    await caller_of(request, Scope.INFERENCE)
     card = lifecycle_of(request).engine.card
     check_model(model, card)
     return model_object(card)
@@ -65,27 +66,27 @@ async def one_model(request: Request, model: str) -> dict[str, Any]:
 @router.post("/chat/completions", summary="Chat")
 async def chat_completions(request: Request) -> Response:
     """The next turn of a conversation, whole or as server-sent events."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     body = await read(request, ChatCompletionRequest, lifecycle.settings.max_body_bytes)
     asked = await chat_asked(request, lifecycle, caller, body)
-    return await answered(request, lifecycle, body, [asked], CHAT)
+    return await answered(request, lifecycle, caller, body, [asked], CHAT)
 
 
 @router.post("/completions", summary="Completion")
 async def completions(request: Request) -> Response:
     """The continuation of a text, or of several, whole or as server-sent events."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     body = await read(request, CompletionRequest, lifecycle.settings.max_body_bytes)
     asked = await completion_asked(request, lifecycle, caller, body)
-    return await answered(request, lifecycle, body, asked, COMPLETION)
+    return await answered(request, lifecycle, caller, body, asked, COMPLETION)
 
 
 async def answered(
-    request: Request, lifecycle: Lifecycle, body: Body, asked: Sequence[Asked], form: Form
+    request: Request, lifecycle: Lifecycle, caller: Caller, body: Body, asked: Sequence[Asked], form: Form
 ) -> Response:
     """The answer as the client wants it: whole or streamed. Raises GatewayError."""
     card, settings = lifecycle.engine.card, lifecycle.settings
-    generation = opened(request, lifecycle, body, asked, form.param)
+    generation = opened(request, lifecycle, caller, body, asked, form.param)
     heads = [Head(one.prompt.token_ids, one.echo) for one in asked for _ in range(body.choice_count)]
     wanted = replace(body.wanted, bytes_of=lifecycle.chat_format.token_bytes)
     row_id = asked[0].row.id.hex

@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from adapters.openai.tokens import DetokenizeRequest, TokenizeChat, TokenizePrompt, TokenizeRequest
-from gateway.access.caller import Caller, caller_of
+from gateway.access.caller import Caller, Scope
+from gateway.access.identification import caller_of
 from gateway.access.ownership import check_conversation
 from gateway.lifecycle import Lifecycle, lifecycle_of
 from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, rendered
@@ -21,7 +22,7 @@ router = APIRouter(tags=["Tokens"])
 @router.post("/tokenize", summary="Count and list tokens")
 async def tokenize(request: Request) -> dict[str, Any]:
     """The ids of a text or a conversation; their count is what usage calls prompt_tokens."""
-    lifecycle, caller = lifecycle_of(request), await caller_of(request)
+    lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     asked = (await read(request, TokenizeRequest, lifecycle.settings.max_body_bytes)).root
     check_model(asked.model, lifecycle.engine.card)
     if isinstance(asked, TokenizeChat):
@@ -58,7 +59,7 @@ async def prompt_ids(lifecycle: Lifecycle, asked: TokenizePrompt) -> Any:
 @router.post("/detokenize", summary="Tokens to text")
 async def detokenize(request: Request) -> dict[str, str]:
     """The text of ids, control tokens included."""
-    lifecycle, _ = lifecycle_of(request), await caller_of(request)
+    lifecycle, _ = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     asked = await read(request, DetokenizeRequest, lifecycle.settings.max_body_bytes)
     check_model(asked.model, lifecycle.engine.card)
     return {"prompt": await asyncio.to_thread(lifecycle.chat_format.decode, asked.tokens)}

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from dotenv import dotenv_values
 from pydantic import AliasChoices, ValidationError
 
+from gateway.access.address import is_loopback
 from gateway.settings.access import Access
 from gateway.settings.admission import Admission
 from gateway.settings.fallbacks import Fallbacks
@@ -36,6 +37,13 @@ class InvalidSetting(Exception):
 # The last one's stand first.
 class Settings(Guard, Fallbacks, Admission, Limits, Rows, Access, Model, Serving):
     """What an operator can choose."""
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers have to say who they are."""
+        if self.authentication is not None:
+            return self.authentication
+        return self.host != "localhost" and not is_loopback(self.host)
 
 
 def load(given: Mapping[str, Any] | None = None) -> Settings:

@@ -25,8 +25,10 @@ class Access(Section):
     cors_allow_credentials: bool = Field(
         False, description="Whether those pages may send cookies and HTTP logins; not with *."
     )
-    authentication: bool = Field(
-        False, description="Whether callers have to log in, and see only what is theirs."
+    authentication: bool | None = Field(
+        None,
+        description="Whether callers need an API key or a login, and see only what is theirs; default: where "
+        "the gateway listens beyond loopback.",
     )
     session_days: float = Field(
         30.0, gt=0, le=3650, description="How long a login holds when it is not used, in days."

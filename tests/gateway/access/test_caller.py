@@ -12,7 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 
 from gateway.access import ownership
-from gateway.access.caller import ANONYMOUS, Caller, caller_of
+from gateway.access.caller import ANONYMOUS, Caller, Scope
+from gateway.access.identification import caller_of
 from gateway.access.ownership import check_conversation, owner_of
 from gateway.app import create_app
 from gateway.errors import NotFound
@@ -45,7 +46,7 @@ def app_of(lifecycle: Lifecycle) -> FastAPI:
 
     @app.api_route("/who", methods=["GET", "POST"], include_in_schema=False)
     async def who(request: Request) -> str | None:
-        user_id = (await caller_of(request)).user_id
+        user_id = (await caller_of(request, Scope.READ)).user_id
         return None if user_id is None else user_id.hex
 
     return app

@@ -1,0 +1,1 @@
+"""Who gets a place at the engine, and when."""
