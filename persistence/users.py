@@ -48,7 +48,7 @@ class User:
     password_hash: str = field(repr=False)
     is_admin: bool = False
     limits: Limits = UNLIMITED
-    create_time: datetime | None = None
+    create_time: datetime | None = field(default=None, compare=False)
 
 
 async def register(
