@@ -73,8 +73,17 @@ def test_the_start_says_how_to_make_the_first_key(locked: Gateway) -> None:
     line = next(line for line in locked.output.splitlines() if line.startswith("Try "))
     assert '-H "authorization: Bearer $API_KEY"' in line
     made = subprocess.run(
-        [sys.executable, "-m", "gateway.cli", "keys", "create", "--user", "me"]
-        + ["--data-dir", str(locked.data_dir)],
+        [
+            sys.executable,
+            "-m",
+            "gateway.cli",
+            "keys",
+            "create",
+            "--user",
+            "me",
+            "--data-dir",
+            locked.data_dir,
+        ],
         capture_output=True,
         text=True,
         env=clean_environment(),
@@ -112,14 +121,11 @@ def test_the_official_sdk_comes_in_with_a_key_and_with_no_other(locked: Gateway)
 def test_a_revocation_counts_within_two_seconds(locked: Gateway) -> None:
     key, other = new_key(locked), new_key(locked)
     assert status(locked, key) == status(locked, other) == 200
-    began = time.monotonic()
     assert done(locked, "keys", "revoke", key[:12]) == "1 key was revoked.\n"
     committed = time.monotonic()
     while status(locked, key) == 200:
         assert time.monotonic() < committed + 10
-    print(
-        f"{time.monotonic() - committed:.2f} s after the command ended, which took {committed - began:.2f} s"
-    )
+    print(f"{time.monotonic() - committed:.2f} s after the command had ended")
     assert status(locked, other) == 200
     assert "revoked" in done(locked, "keys", "list")
 

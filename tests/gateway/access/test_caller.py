@@ -10,18 +10,21 @@ import pytest
 from fastapi import FastAPI, Request
 
 from gateway.access import ownership
+from gateway.access.api_keys import new_key
 from gateway.access.caller import ANONYMOUS, Caller, Scope
 from gateway.access.identification import caller_of
 from gateway.access.ownership import check_conversation, owner_of
 from gateway.app import create_app
 from gateway.errors import NotFound
-from gateway.lifecycle import Lifecycle
+from gateway.lifecycle import Health, Lifecycle
 from gateway.settings import load
+from persistence.api_keys import ApiKey
 from persistence.database import DatabaseUnavailable
 from persistence.sessions import Session
 
 TOKEN = "t" * 43
 USER = uuid4()
+OURS, KEYS_USER = new_key(), uuid4()
 
 
 def lifecycle(tmp_path: Path, **settings: Any) -> Lifecycle:
@@ -140,6 +143,81 @@ async def test_a_page_of_another_origin_does_not_act_for_whoever_is_logged_in(
     assert (await ask(app, method="POST", token=TOKEN, origin="http://gateway")).json() == USER.hex
     # Without the cookie it has nothing that others have not.
     assert (await ask(app, method="POST", **evil)).status_code == (401 if authentication else 200)
+
+
+@pytest.mark.parametrize(("given", "status"), [({}, 401), ({"authentication": False}, 200)])
+async def test_under_another_server_authentication_is_on_unless_it_is_turned_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], status: int
+) -> None:
+    """Where that one listens is not known: ``host`` is this gateway's own."""
+
+    async def nothing(lifecycle: Lifecycle) -> None:
+        """Needs no engine."""
+
+    monkeypatch.setattr(Lifecycle, "start", nothing)
+    monkeypatch.setattr(Lifecycle, "stop", nothing)
+    app = create_app(load({"engine": "simulated", "data_dir": tmp_path, "host": "127.0.0.1"} | given))
+    async with app.router.lifespan_context(app):
+        assert (await ask(app, "/v1/me")).status_code == status
+
+
+class Keys:
+    """Knows OURS, or is away."""
+
+    def __init__(self, *, away: bool = False) -> None:
+        self.away = away
+
+    async def find(self, key: str, address: str) -> ApiKey | None:
+        if self.away:
+            raise DatabaseUnavailable("PostgreSQL: gone")
+        if key != OURS:
+            return None
+        return ApiKey(uuid4(), KEYS_USER, "n", "", OURS[:12], b"", ("read", "a scope of later"))
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
+async def test_without_authentication_our_key_says_who_asks_and_no_other_does(
+    tmp_path: Path, sessions: Sessions, scheme: str
+) -> None:
+    app = house(tmp_path, sessions)
+    app.state.lifecycle.api_keys = Keys()
+    assert (await ask(app, authorization=f"{scheme} {OURS}")).json() == KEYS_USER.hex
+    assert (await ask(app, x_api_key=OURS)).json() == KEYS_USER.hex
+    for other in ("EMPTY", "sk-" + "x" * 48, new_key(), ""):
+        answer = await ask(app, authorization=f"{scheme} {other}")
+        assert (answer.status_code, answer.json()) == (200, None)
+    # A key goes before a cookie.
+    assert (await ask(app, token=TOKEN, x_api_key=OURS)).json() == KEYS_USER.hex
+    app.state.lifecycle.api_keys = Keys(away=True)
+    assert (await ask(app, x_api_key=OURS)).json() is None
+
+
+async def test_a_key_that_can_not_be_looked_up_is_a_503_and_a_login_goes_on(
+    tmp_path: Path, sessions: Sessions
+) -> None:
+    app = house(tmp_path, sessions, authentication=True)
+    app.state.lifecycle.api_keys = Keys(away=True)
+    answer = await ask(app, x_api_key=OURS)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
+    assert (await ask(app, token=TOKEN, x_api_key=OURS)).json() == USER.hex
+
+
+async def test_what_is_wrong_is_told_to_an_admin_and_on_the_machine_itself(
+    tmp_path: Path, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def health(lifecycle: Lifecycle) -> Health:
+        return Health(False, ["PostgreSQL: db.internal:5432 refused"])
+
+    monkeypatch.setattr(Lifecycle, "health", health)
+    app = house(tmp_path, sessions, authentication=True)
+    local = await ask(app, "/health/ready", host="localhost")
+    assert "db.internal" in local.text
+    strangers: list[dict[str, str]] = [{}, {"host": "localhost", "x_forwarded_for": "203.0.113.9"}]
+    for headers in strangers:
+        answer = await ask(app, "/health/ready", **headers)
+        assert (answer.status_code, len(answer.json()["problems"])) == (503, 1)
+        assert "db.internal" not in answer.text
+    assert "db.internal" in (await ask(house(tmp_path, sessions), "/health/ready")).text
 
 
 async def test_what_needs_nobody_is_open(tmp_path: Path, sessions: Sessions) -> None:
