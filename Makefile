@@ -7,7 +7,7 @@
 # make install      only set up
 #
 # Honoured: HOST PORT MODEL ENGINE DATABASE_URL DATA_DIR WEB_ROOT (see 'chatglm-gateway settings'),
-#           AUTHENTICATION=yes, VARIANT=auto|cpu|cuda|none (which vLLM is installed),
+#           AUTHENTICATION=yes|no, REGISTRATION=open|closed, VARIANT=auto|cpu|cuda|none (which vLLM is installed),
 #           PYTHON (which interpreter)
 
 BIN := .venv/bin
@@ -24,7 +24,9 @@ serve: install
 	    $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') \
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(ENGINE),--engine '$(ENGINE)') \
 	    $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(if $(WEB_ROOT),--web-root '$(WEB_ROOT)') \
-	    $(if $(filter yes,$(AUTHENTICATION)),--authentication)
+	    $(if $(filter yes,$(AUTHENTICATION)),--authentication) \
+	    $(if $(filter no,$(AUTHENTICATION)),--no-authentication) \
+	    $(if $(REGISTRATION),--registration '$(REGISTRATION)')
 
 # The tests of the real engine mostly wait for it to start, those of whole gateways for these: all run beside
 # each other, and the first one shows as it goes.

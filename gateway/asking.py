@@ -47,7 +47,7 @@ async def chat_asked(
     await check_conversation(lifecycle, caller, body.conversation_id)
     last_query = next((message.text for message in reversed(body.messages) if message.role == "user"), "")
     row = new_row(request, lifecycle, caller, body, last_query, chat_type)
-    row.meta_data = asked_fields(body)
+    row.meta_data = asked_fields(body, caller)
     if len(body.messages) > 1 or body.messages[0].role != "user":
         row.messages = [message.stored_fields() for message in body.messages]
     row.details = body.history_fields() | body.tool_fields()
@@ -65,7 +65,7 @@ async def completion_asked(
     """The continuation of each of ``body``'s prompts. Raises GatewayError."""
     check(body, lifecycle.engine.card)
     await check_conversation(lifecycle, caller, body.conversation_id)
-    shared = asked_fields(body)
+    shared = asked_fields(body, caller)
     turns = await stored_turns(lifecycle, caller, body, "completion")
     chat_format, card, templates = lifecycle.chat_format, lifecycle.engine.card, lifecycle.prompt_templates
     asked: list[Asked] = []
@@ -100,9 +100,10 @@ def new_row(
     )
 
 
-def asked_fields(body: Body) -> dict[str, Any]:
-    """What was asked for beside all text, for the row's meta_data."""
-    return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields()
+def asked_fields(body: Body, caller: Caller) -> dict[str, Any]:
+    """What was asked for beside all text, and with which key, for the row's meta_data."""
+    key = {} if caller.key_id is None else {"key": caller.key_id.hex}
+    return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields() | key
 
 
 def turns_field(body: Body, turns: int) -> dict[str, Any]:

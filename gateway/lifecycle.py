@@ -24,6 +24,7 @@ from engine import chatglm3_model, demo_model
 from engine.base import ChatMessage, Engine, EngineDead, EngineError, GenerationRequest, Sampling
 from gateway import metrics
 from gateway.access.accounts import Accounts
+from gateway.access.api_keys import ApiKeys
 from gateway.access.sessions import Sessions
 from gateway.generations import Generations
 from gateway.processes import adopt_orphans, end_descendants
@@ -75,9 +76,8 @@ class Lifecycle:
         )
         seconds = settings.database_timeout_seconds
         self.accounts = Accounts(self.database, seconds)
-        self.sessions = Sessions(
-            self.database, settings.session_days, seconds, lambda: self.recorder.away is not None
-        )
+        self.sessions = Sessions(self.database, settings.session_days, seconds, self._database_is_away)
+        self.api_keys = ApiKeys(self.database, seconds, self._database_is_away)
         self._engine: Engine | None = None
         self._chat_format: ChatFormat | None = None
         self._prompt_templates: PromptTemplates | None = None
@@ -142,6 +142,9 @@ class Lifecycle:
             await self.recorder.start()
             self.housekeeping.start()
 
+    def _database_is_away(self) -> bool:
+        return self.recorder.away is not None
+
     async def _model_folder(self) -> Path:
         if self.settings.engine == "simulated":
             return Path("simulated")
@@ -185,6 +188,7 @@ class Lifecycle:
             last_first.push_async_callback(asyncio.to_thread, end_descendants)
             last_first.push_async_callback(self.database.close)
             last_first.callback(self.accounts.close)
+            last_first.callback(self.api_keys.close)
             if self._engine is not None:
                 last_first.push_async_callback(self._engine.shutdown)
             last_first.push_async_callback(self.recorder.stop, FLUSH_SECONDS)

@@ -45,6 +45,11 @@ class Settings(Guard, Fallbacks, Admission, Limits, Rows, Access, Model, Serving
             return self.authentication
         return self.host != "localhost" and not is_loopback(self.host)
 
+    @property
+    def registers(self) -> bool:
+        """Whether strangers may make themselves users."""
+        return not self.authenticates if self.registration is None else self.registration == "open"
+
 
 def load(given: Mapping[str, Any] | None = None) -> Settings:
     """Read the settings; ``given`` are the command line's and win.
