@@ -283,6 +283,7 @@ class ModelCard:
 
     ``max_model_len`` is the context in tokens, prompt and answer together; ``vocabulary_size`` bounds the
     ids that a prompt may have; ``sampling_defaults`` are the values taken for fields a client leaves out.
+    ``max_running`` is how many requests it runs at once, None where it does not say.
     """
 
     name: str
@@ -293,6 +294,7 @@ class ModelCard:
     vocabulary_size: int = 2**31
     fingerprint: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+    max_running: int | None = None
 
 
 class DeltaStream(Protocol):

@@ -152,7 +152,8 @@ class VllmEngine:
         self._delta_kind, self._final_kind = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
         self._tokens_input = tokens_input
         self._structured_outputs = StructuredOutputsParams
-        self._by_priority = self._llm.scheduler_config.policy == "priority"
+        scheduler = self._llm.scheduler_config
+        self._by_priority = scheduler.policy == "priority"
         config = self._llm.model_config
         vocabulary_size = config.get_vocab_size()
         # vLLM then takes prompts with ids that the model has no place for, and dies of them.
@@ -170,6 +171,9 @@ class VllmEngine:
             sampling_defaults=defaults,
             vocabulary_size=vocabulary_size,
             fingerprint=f"vllm-{version}-{digest[:8]}",
+            # Of each of the engine's ranks, which share the requests.
+            max_running=(scheduler.max_num_active_seqs or scheduler.max_num_seqs)
+            * self._llm.vllm_config.parallel_config.data_parallel_size,
         )
 
     async def submit(self, request: GenerationRequest) -> VllmStream:

@@ -26,6 +26,7 @@ from gateway import metrics
 from gateway.access.accounts import Accounts
 from gateway.access.api_keys import ApiKeys
 from gateway.access.sessions import Sessions
+from gateway.admission.fair_queue import admission_of
 from gateway.generations import Generations
 from gateway.processes import adopt_orphans, end_descendants
 from gateway.progress import Step
@@ -131,7 +132,12 @@ class Lifecycle:
         if self._interrupted.is_set():
             # In a step that is too short to be interrupted.
             raise StartInterrupted
-        self._generations = Generations(self._engine, self.recorder, settings.commit_wait_seconds)
+        self._generations = Generations(
+            self._engine,
+            self.recorder,
+            settings.commit_wait_seconds,
+            admission=admission_of(settings, self._engine.card.max_running),
+        )
         metrics.watch_rows(self.recorder)
 
     async def _start_database(self) -> None:
