@@ -19,6 +19,12 @@ EXPOSED = (
     "x-gateway-ignored-fields",
     "x-gateway-queue-ms",
     "x-gateway-ttft-ms",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
     "x-request-id",
     "x-should-retry",
 )

@@ -26,6 +26,7 @@ from gateway import metrics
 from gateway.access.accounts import Accounts
 from gateway.access.sessions import Sessions
 from gateway.generations import Generations
+from gateway.limits.chosen import new_limiter
 from gateway.processes import adopt_orphans, end_descendants
 from gateway.progress import Step
 from gateway.prompt_templates import read_templates
@@ -78,6 +79,7 @@ class Lifecycle:
         self.sessions = Sessions(
             self.database, settings.session_days, seconds, lambda: self.recorder.away is not None
         )
+        self.limiter = new_limiter(settings, self.database)
         self._engine: Engine | None = None
         self._chat_format: ChatFormat | None = None
         self._prompt_templates: PromptTemplates | None = None
@@ -131,7 +133,9 @@ class Lifecycle:
         if self._interrupted.is_set():
             # In a step that is too short to be interrupted.
             raise StartInterrupted
-        self._generations = Generations(self._engine, self.recorder, settings.commit_wait_seconds)
+        self._generations = Generations(
+            self._engine, self.recorder, settings.commit_wait_seconds, limiter=self.limiter
+        )
         metrics.watch_rows(self.recorder)
 
     async def _start_database(self) -> None:
@@ -140,6 +144,7 @@ class Lifecycle:
             await self._interruptible(self.database.connect())
             await self._interruptible(self.database.check_schema())
             await self.recorder.start()
+            await self.limiter.start()
             self.housekeeping.start()
 
     async def _model_folder(self) -> Path:
@@ -188,6 +193,7 @@ class Lifecycle:
             if self._engine is not None:
                 last_first.push_async_callback(self._engine.shutdown)
             last_first.push_async_callback(self.recorder.stop, FLUSH_SECONDS)
+            last_first.push_async_callback(self.limiter.stop)
             last_first.push_async_callback(self.housekeeping.stop)
             await self.drain()
 

@@ -181,5 +181,15 @@ usage_by_day = Table(
 )
 """The sums of months whose rows were dropped."""
 
+limit_day = Table(
+    "limit_day",
+    metadata,
+    # As a Caller's name: key:…, user:… or address:….
+    Column("account", Text, primary_key=True),
+    Column("day", Date, nullable=False),
+    Column("tokens", BIGINT, nullable=False),
+)
+"""What was used on an account's last day, where that is limited."""
+
 gateway_id = Sequence("gateway_id_seq", data_type=Integer, metadata=metadata, cycle=True)
 """One number for each life of a gateway."""
