@@ -15,15 +15,15 @@ _EPOCH = date(1970, 1, 1)
 
 # What is told late of a day that has passed changes nothing.
 _ADD = """
-INSERT INTO limit_day AS was (account, day, tokens)
+INSERT INTO limit_use AS was (account, day, day_tokens)
 SELECT * FROM unnest($1::text[], $2::date[], $3::int8[]) AS told (account, day, tokens) ORDER BY account
 ON CONFLICT (account) DO UPDATE SET
-    tokens = CASE WHEN was.day = excluded.day THEN was.tokens + excluded.tokens ELSE excluded.tokens END,
+    day_tokens = excluded.day_tokens + CASE WHEN was.day = excluded.day THEN was.day_tokens ELSE 0 END,
     day = excluded.day
 WHERE was.day <= excluded.day
 """
-_READ = "SELECT account, tokens FROM limit_day WHERE day = $1"
-_FORGET = "DELETE FROM limit_day WHERE day < $1"
+_READ = "SELECT account, day_tokens FROM limit_use WHERE day = $1 AND day_tokens > 0"
+_FORGET = "DELETE FROM limit_use WHERE day < $1"
 
 
 async def add(database: Database, tokens: Mapping[tuple[str, int], int], timeout_seconds: float) -> None:
@@ -45,7 +45,7 @@ async def read(database: Database, day: int, timeout_seconds: float) -> dict[str
     async def work() -> dict[str, int]:
         async with statements(database, timeout_seconds) as connection:
             rows = await connection.fetch(_READ, _EPOCH + timedelta(days=day))
-            return {row["account"]: row["tokens"] for row in rows}
+            return {row["account"]: row["day_tokens"] for row in rows}
 
     return await answered(timeout_seconds, work())
 
