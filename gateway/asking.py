@@ -116,18 +116,27 @@ def opened(
 ) -> Generation:
     """The way of a request through the gateway. ``param``: the field that a prompt comes from, for errors.
     Raises InvalidRequest."""
+    most_tokens = body.token_limit
+    if most_tokens is None:
+        prompt_tokens = sum(len(one.prompt.token_ids) for one in asked)
+        limiter = lifecycle.generations.limiter
+        most_tokens = limiter.answer_tokens(caller, prompt_tokens, body.answer_count)
+        if most_tokens is not None:
+            # The engine refuses less than min_tokens.
+            most_tokens = max(most_tokens, body.min_tokens or 0)
     return lifecycle.generations.open(
-        [query_of(body, one, lifecycle.engine.card, param) for one in asked],
+        [query_of(body, one, lifecycle.engine.card, param, most_tokens) for one in asked],
         request.receive,
         deadline_seconds(request.headers, lifecycle.settings.request_timeout_seconds),
         caller,
     )
 
 
-def query_of(body: Body, asked: Asked, card: ModelCard, param: str) -> Query:
-    """The engine's requests for one prompt: one for each choice. Raises InvalidRequest."""
+def query_of(body: Body, asked: Asked, card: ModelCard, param: str, most_tokens: int | None) -> Query:
+    """The engine's requests for one prompt: one for each choice, of at most ``most_tokens``. Raises
+    InvalidRequest."""
     prompt = asked.prompt
-    budget = token_budget(prompt.token_ids, body.token_limit, card, body.field_names.get("prompt", param))
+    budget = token_budget(prompt.token_ids, most_tokens, card, body.field_names.get("prompt", param))
     requests = [
         GenerationRequest(
             request_id=asked.row.id.hex + (f"-{choice}" if choice else ""),

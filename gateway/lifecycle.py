@@ -28,6 +28,7 @@ from gateway.access.api_keys import ApiKeys
 from gateway.access.sessions import Sessions
 from gateway.admission.fair_queue import admission_of
 from gateway.generations import Generations
+from gateway.limits.chosen import new_limiter
 from gateway.processes import adopt_orphans, end_descendants
 from gateway.progress import Step
 from gateway.prompt_templates import read_templates
@@ -79,6 +80,7 @@ class Lifecycle:
         self.accounts = Accounts(self.database, seconds)
         self.sessions = Sessions(self.database, settings.session_days, seconds, self._database_is_away)
         self.api_keys = ApiKeys(self.database, seconds, self._database_is_away)
+        self.limiter = new_limiter(settings, self.database)
         self._engine: Engine | None = None
         self._chat_format: ChatFormat | None = None
         self._prompt_templates: PromptTemplates | None = None
@@ -136,6 +138,7 @@ class Lifecycle:
             self._engine,
             self.recorder,
             settings.commit_wait_seconds,
+            limiter=self.limiter,
             admission=admission_of(settings, self._engine.card.max_running),
         )
         metrics.watch_rows(self.recorder)
@@ -146,6 +149,7 @@ class Lifecycle:
             await self._interruptible(self.database.connect())
             await self._interruptible(self.database.check_schema())
             await self.recorder.start()
+            await self.limiter.start()
             self.housekeeping.start()
 
     def _database_is_away(self) -> bool:
@@ -198,6 +202,7 @@ class Lifecycle:
             if self._engine is not None:
                 last_first.push_async_callback(self._engine.shutdown)
             last_first.push_async_callback(self.recorder.stop, FLUSH_SECONDS)
+            last_first.push_async_callback(self.limiter.stop)
             last_first.push_async_callback(self.housekeeping.stop)
             await self.drain()
 
