@@ -207,6 +207,10 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
+AROUND_MESSAGE_TOKENS = 16
+"""What a chat template may put around a message, at most."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AsAsked:
     """What a client asked beside messages and sampling, before it became ids and constraints of one model.
@@ -259,6 +263,17 @@ class GenerationRequest:
     priority: int = 0
     cache_salt: str | None = None
     asked: AsAsked | None = None
+
+    @property
+    def most_prompt_tokens(self) -> int:
+        """How many tokens the prompt has; where its ids are not known, how many it can have: none is shorter
+        than a byte."""
+        if self.prompt_token_ids or self.asked is None:
+            return len(self.prompt_token_ids)
+        texts = [message.content for message in self.messages]
+        texts += [call.arguments for message in self.messages for call in message.tool_calls]
+        texts += [str(tool.definition) for tool in self.asked.tools]
+        return sum(len(text.encode(errors="surrogatepass")) + AROUND_MESSAGE_TOKENS for text in texts)
 
 
 @dataclass(frozen=True, slots=True)

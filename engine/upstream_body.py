@@ -51,11 +51,9 @@ def path_and_body(
     fields["stream"] = request.stream
     if request.stream:
         fields["stream_options"] = {"include_usage": True}
-    if asked.max_tokens is not None:
+    if asked.max_tokens is not None or asked.completion is not None:
+        # Left out, it would be 16 for a completion.
         fields["max_tokens"] = asked.max_tokens
-    elif asked.completion is not None:
-        # Left out, it would be 16 there.
-        fields["max_tokens"] = sampling.max_tokens
     for name in _OPENAI_FIELDS:
         if (value := _chosen(sampling, name, defaults)) is not None:
             fields[name] = value
