@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping
 
 from adapters.chat_format import Answer, ContentLogprob, EndReason, Piece, Reader
+from adapters.told_reader import told_in_place_of
 from engine.base import (
     Delta,
     DeltaStream,
@@ -14,6 +15,7 @@ from engine.base import (
     GenerationRequest,
     RequestRefused,
     TokenLogprob,
+    Told,
     ToolCall,
 )
 from gateway.errors import InvalidRequest, from_engine
@@ -24,7 +26,8 @@ class Choice:
 
     ``finished`` is set when it has come to its end by itself, neither aborted nor broken; ``answer`` may be
     asked for then. ``field_names``: what the client calls fields that the engine knows by another name.
-    ``text`` and ``tool_calls`` are what has come so far, the counts are the engine's own.
+    ``text`` and ``tool_calls`` are what has come so far, the counts are the engine's own. ``told``: the
+    answer was not read from ids; ``counted``: all its tokens have been counted.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class Choice:
         self.completion_tokens = 0
         self.cached_tokens = 0
         self.queue_seconds: float | None = None
+        self.told = False
+        self.counted = True
 
     @property
     def submitted(self) -> bool:
@@ -97,7 +102,7 @@ class Choice:
         piece = self._reader.read(delta)
         piece.token_ids, piece.prompt_logprobs = delta.token_ids, delta.prompt_logprobs
         self._keep(piece)
-        if delta.finish_reason in ("stop", "length"):
+        if delta.finish_reason in ("stop", "length", "content_filter"):
             self.end_reason = self._reader.end_reason(delta.finish_reason)
         elif piece.ended and delta.finish_reason is None:
             await self._end_in_engine()
@@ -110,6 +115,8 @@ class Choice:
         except EngineError as error:
             self.ended = True
             raise from_engine(error) from error
+        if delta.told is not None or delta.instead is not None:
+            self._take_told(delta)
         self.completion_tokens += len(delta.token_ids)
         if delta.queue_seconds is not None:
             self.queue_seconds = delta.queue_seconds
@@ -122,6 +129,13 @@ class Choice:
             param = self._field_names.get("structured", "structured")
             raise InvalidRequest("No answer fits what is asked of it.", param)
         return delta
+
+    def _take_told(self, delta: Delta) -> None:
+        if not self.told:
+            self.told, self._reader = True, told_in_place_of(self._reader)
+        told = delta.told or Told()
+        self.completion_tokens += told.completion_tokens
+        self.counted = told.counted
 
     def _keep(self, piece: Piece) -> None:
         if piece.text:

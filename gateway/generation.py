@@ -130,6 +130,7 @@ class Generation:
             sum(prompt.prompt_tokens for prompt in self._prompts),
             sum(prompt.completion_tokens for prompt in self._prompts),
             sum(prompt.cached_tokens for prompt in self._prompts),
+            not all(prompt.counted for prompt in self._prompts),
         )
 
     @property
@@ -161,7 +162,7 @@ class Generation:
     def _work(self) -> Work:
         requests = [request for prompt in self._prompts for request in prompt.requests]
         return Work(
-            sum(len(prompt.requests[0].prompt_token_ids) for prompt in self._prompts),
+            sum(prompt.requests[0].most_prompt_tokens for prompt in self._prompts),
             sum(request.sampling.max_tokens for request in requests),
             len(requests),
             self._seconds_left,
@@ -248,7 +249,11 @@ class Generation:
         if self._place is not None:
             metrics.RUNNING.dec()
         if self._reservation is not None:
-            self._reservation.settle(used.prompt_tokens + used.completion_tokens)
+            tokens = used.prompt_tokens + used.completion_tokens
+            if used.untold:
+                # Nobody knows; it was no more than was reserved.
+                tokens = max(tokens, self._work.prompt_tokens + self._work.completion_tokens)
+            self._reservation.settle(tokens)
 
     def _leave_place(self, used: Usage) -> None:
         if self._place is not None and self._has_place:
