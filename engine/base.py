@@ -169,6 +169,17 @@ class StructuredOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class RepetitionStop:
+    """Ends an answer whose last tokens are the same sequence again and again: one of ``min_pattern_size`` to
+    ``max_pattern_size`` tokens, ``min_count`` times. Names and meaning are those of vLLM's
+    RepetitionDetectionParams; a ``max_pattern_size`` of 0 ends nothing."""
+
+    max_pattern_size: int
+    min_count: int
+    min_pattern_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are chosen and when to end; names, ranges and meaning are those of vLLM's SamplingParams.
 
@@ -178,7 +189,7 @@ class Sampling:
     beside each chosen one, ``prompt_logprobs`` the same for the prompt's tokens; None tells nothing.
     ``logit_bias`` is added to the logits of tokens, ``allowed_token_ids`` are the only ones that may be
     chosen, ``bad_words`` are texts that may not come. ``skip_special_tokens`` leaves special tokens out of
-    the text. A field that is None takes the model's default.
+    the text. ``repetition`` ends runaway answers. A field that is None takes the model's default.
     """
 
     max_tokens: int
@@ -203,6 +214,7 @@ class Sampling:
     prompt_logprobs: int | None = None
     structured: StructuredOutput | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    repetition: RepetitionStop | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +265,9 @@ class Delta:
     ``logprobs`` has one entry for each id where they were asked for; ``prompt_logprobs`` one for each token
     of the prompt, None for its first, and is given once, with the first Delta.
 
+    ``repetition`` is set beside the finish_reason ``length`` where the answer was cut because it went on
+    saying the same.
+
     ``instead`` is set on the first Delta of an answer that is not the engine's own: it names who answered in
     its place.
     """
@@ -266,6 +281,7 @@ class Delta:
     logprobs: Sequence[TokenLogprob] = ()
     prompt_logprobs: Sequence[TokenLogprob | None] = ()
     instead: str | None = None
+    repetition: bool = False
 
 
 @dataclass(slots=True)

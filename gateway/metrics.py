@@ -11,6 +11,10 @@ REQUESTS = Counter(
 )
 RUNNING = Gauge("gateway_requests_running", "Requests between admission and the end of their row.")
 REFUSED = Counter("gateway_requests_refused", "Requests refused before the engine.", ["reason"])
+GUARD_MATCHES = Counter("gateway_guard_matches", "What the guard list's rules found.", ["rule", "side"])
+GUARD_TOO_SLOW = Counter(
+    "gateway_guard_too_slow", "Texts that a rule of the guard list took too long for.", ["rule", "side"]
+)
 TTFT = Histogram(
     "gateway_time_to_first_token_seconds",
     "From the request's arrival to the engine's first output.",

@@ -114,7 +114,7 @@ class AssistantMessage(TypedDict):
     ]
 
 
-ChatFinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "function_call"]
+ChatFinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "function_call", "content_filter"]
 
 
 @closed
@@ -226,7 +226,7 @@ class CompletionChoice(TypedDict):
     index: Count
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "content_filter"]
     prompt_logprobs: NotRequired[PromptLogprobs]
     prompt_token_ids: NotRequired[PromptTokenIds]
     token_ids: NotRequired[TokenIds]
