@@ -1,7 +1,7 @@
 """The gateway's parts from their start to their end.
 
-Order of the start: prompt templates, database, schema, demo model, engine, self-check. Order of the
-end: requests drained, rows flushed, engine, database; then no process of ours is left. A start that
+Order of the start: prompt templates, guard list, database, schema, demo model, engine, self-check. Order
+of the end: requests drained, rows flushed, engine, database; then no process of ours is left. A start that
 fails or is interrupted ends what it had started.
 """
 
@@ -19,6 +19,7 @@ from typing import Any, cast
 from fastapi import Request
 
 from adapters.chat_format import ChatFormat, Conversation
+from adapters.guard import Guard
 from adapters.prompt_templates import PromptTemplates
 from engine import chatglm3_model, demo_model
 from engine.base import ChatMessage, Engine, EngineDead, EngineError, GenerationRequest, Sampling
@@ -28,6 +29,7 @@ from gateway.access.api_keys import ApiKeys
 from gateway.access.sessions import Sessions
 from gateway.admission.fair_queue import admission_of
 from gateway.generations import Generations
+from gateway.guard_file import read_guard
 from gateway.limits.chosen import new_limiter
 from gateway.processes import adopt_orphans, end_descendants
 from gateway.progress import Step
@@ -84,6 +86,7 @@ class Lifecycle:
         self._engine: Engine | None = None
         self._chat_format: ChatFormat | None = None
         self._prompt_templates: PromptTemplates | None = None
+        self.guard: Guard | None = None
         self._generations: Generations | None = None
         self._interrupted = asyncio.Event()
 
@@ -116,6 +119,7 @@ class Lifecycle:
         settings = self.settings
         try:
             self._prompt_templates = await asyncio.to_thread(read_templates, settings.prompt_templates)
+            self.guard = await asyncio.to_thread(read_guard, settings.guard)
             await self._start_database()
             adopt_orphans()
             model = await self._model_folder()

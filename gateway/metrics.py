@@ -30,6 +30,10 @@ QUEUE_DEPTH = Gauge("gateway_queue_depth", "Requests that wait for a place at th
 QUEUE_CALLERS = Gauge("gateway_queue_callers", "Callers who have requests that wait.")
 PLACES = Gauge("gateway_engine_places", "Places at the engine; 0: no bound.")
 PLACES_TAKEN = Gauge("gateway_engine_places_taken", "Places at the engine that requests hold.")
+GUARD_MATCHES = Counter("gateway_guard_matches", "What the guard list's rules found.", ["rule", "side"])
+GUARD_TOO_SLOW = Counter(
+    "gateway_guard_too_slow", "Texts that a rule of the guard list took too long for.", ["rule", "side"]
+)
 TTFT = Histogram(
     "gateway_time_to_first_token_seconds",
     "From the request's arrival to the engine's first output.",

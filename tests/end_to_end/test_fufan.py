@@ -36,7 +36,15 @@ def locked() -> Iterator[Gateway]:
     folder = Path(tempfile.mkdtemp(prefix="gateway-"))
     (folder / "page").mkdir()
     (folder / "page" / "index.html").write_text(PAGE)
-    options = ("--engine", "simulated", "--authentication", "--registration", "open", "--web-root", str(folder / "page"))
+    options = (
+        "--engine",
+        "simulated",
+        "--authentication",
+        "--registration",
+        "open",
+        "--web-root",
+        str(folder / "page"),
+    )
     with running(folder, *options) as gateway:
         yield gateway
     shutil.rmtree(folder, ignore_errors=True)
