@@ -41,6 +41,9 @@ ChatFormatName = Literal["chat_template", "chatglm3", "code_points"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 """Why an engine ended a request. ``abort``: it was told to."""
 
+InsteadReason = Literal["engine_dead", "engine_failed", "overloaded"]
+"""Why another answers: the engine is gone, it failed on this request, or it has no place for it."""
+
 
 class EngineError(Exception):
     """Base of all that an engine raises on purpose."""
@@ -66,7 +69,14 @@ class GenerationFailed(EngineError):
 
 
 class EngineDead(EngineError):
-    """The engine's processes are gone; every request fails until it is built anew."""
+    """The engine's processes are gone; every request fails until it is built anew.
+
+    ``untold`` is all that it had generated of this request, where it had told nothing of it.
+    """
+
+    def __init__(self, message: str = "", untold: Delta | None = None) -> None:
+        super().__init__(message)
+        self.untold = untold
 
 
 class Tokenizer(Protocol):
@@ -241,6 +251,14 @@ LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not have; as OpenAI has it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """Who answered in the engine's place, and why the engine did not."""
+
+    by: str
+    reason: InsteadReason
+
+
 @dataclass(slots=True)
 class Delta:
     """What is new since the last one: text, and the ids it was read from.
@@ -253,8 +271,7 @@ class Delta:
     ``logprobs`` has one entry for each id where they were asked for; ``prompt_logprobs`` one for each token
     of the prompt, None for its first, and is given once, with the first Delta.
 
-    ``instead`` is set on the first Delta of an answer that is not the engine's own: it names who answered in
-    its place.
+    ``instead`` is set on the first Delta of an answer that is not the engine's own.
     """
 
     text: str
@@ -265,7 +282,7 @@ class Delta:
     queue_seconds: float | None = None
     logprobs: Sequence[TokenLogprob] = ()
     prompt_logprobs: Sequence[TokenLogprob | None] = ()
-    instead: str | None = None
+    instead: Instead | None = None
 
 
 @dataclass(slots=True)

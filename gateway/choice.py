@@ -6,12 +6,15 @@ import contextlib
 from collections.abc import Mapping
 
 from adapters.chat_format import Answer, ContentLogprob, EndReason, Piece, Reader
+from adapters.text_reader import SilentReader, TextReader
 from engine.base import (
     Delta,
     DeltaStream,
     Engine,
+    EngineDead,
     EngineError,
     GenerationRequest,
+    Instead,
     RequestRefused,
     TokenLogprob,
     ToolCall,
@@ -24,7 +27,8 @@ class Choice:
 
     ``finished`` is set when it has come to its end by itself, neither aborted nor broken; ``answer`` may be
     asked for then. ``field_names``: what the client calls fields that the engine knows by another name.
-    ``text`` and ``tool_calls`` are what has come so far, the counts are the engine's own.
+    ``text`` and ``tool_calls`` are what has come so far, the counts are the engine's own. ``instead`` says
+    whose answer it is where it is not the engine's.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Choice:
         self.completion_tokens = 0
         self.cached_tokens = 0
         self.queue_seconds: float | None = None
+        self.instead: Instead | None = None
 
     @property
     def submitted(self) -> bool:
@@ -109,7 +114,11 @@ class Choice:
             delta = await self._stream.next()
         except EngineError as error:
             self.ended = True
+            if isinstance(error, EngineDead) and error.untold is not None:
+                self._keep_untold(error.untold)
             raise from_engine(error) from error
+        if delta.instead is not None:
+            self._take_from(delta.instead)
         self.completion_tokens += len(delta.token_ids)
         if delta.queue_seconds is not None:
             self.queue_seconds = delta.queue_seconds
@@ -122,6 +131,18 @@ class Choice:
             param = self._field_names.get("structured", "structured")
             raise InvalidRequest("No answer fits what is asked of it.", param)
         return delta
+
+    def _take_from(self, instead: Instead) -> None:
+        """What others answer is text, and not in this model's own form."""
+        self.instead = instead
+        if not isinstance(self._reader, SilentReader):
+            self._reader = TextReader(lambda token_id: b"")
+
+    def _keep_untold(self, delta: Delta) -> None:
+        """What a dead engine had generated belongs to the row; no client has seen it, or will."""
+        self.completion_tokens += len(delta.token_ids)
+        self.prompt_tokens, self.cached_tokens = delta.prompt_tokens, delta.cached_tokens
+        self._keep(self._reader.read(delta))
 
     def _keep(self, piece: Piece) -> None:
         if piece.text:

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from starlette.types import Receive
 
 from adapters.chat_format import Answer, Piece
-from engine.base import EngineError, Usage
+from engine.base import Engine, EngineError, EngineOverloaded, Usage
 from gateway import metrics
 from gateway.access.caller import Caller
 from gateway.admission.queue import Place, Work
 from gateway.errors import DeadlineExceeded, GatewayError, GenerationError, Unavailable, from_engine
 from gateway.limits.limiter import Reservation
-from gateway.prompt_answer import PromptAnswer, Query
+from gateway.prompt_answer import PromptAnswer, Query, names_of
 from persistence.message_row import MessageRow
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Generation:
         self._settled = False
         self._reservation: Reservation | None = None
         self._place: Place | None = None
+        self._full: Unavailable | None = None
         self.ttft_seconds: float | None = None
         self.status = "running"
 
@@ -110,8 +111,10 @@ class Generation:
     @property
     def headers(self) -> dict[str, str]:
         """What the answer's headers tell of it: how long it waited for the engine, and for its first token,
-        in milliseconds, and what its caller has left."""
+        in milliseconds, what its caller has left, and who answered in the engine's place."""
         headers = dict(self._reservation.headers) if self._reservation is not None else {}
+        if instead := [one for prompt in self._prompts for one in prompt.instead]:
+            headers["x-gateway-degraded"] = names_of(instead)
         if self.queue_seconds is not None:
             headers["x-gateway-queue-ms"] = f"{self.queue_seconds * 1000:.1f}"
         if self.ttft_seconds is not None:
@@ -165,10 +168,12 @@ class Generation:
             work = self._work
             most_tokens = work.prompt_tokens + work.completion_tokens
             self._reservation = await self._generations.limiter.reserve(self._caller, most_tokens)
-            self._place = await self._generations.admission.enter(self._caller, work)
-            await self._submit()
+            await self._submit(await self._engine_for(work))
         except BaseException as error:
             await self._leave(error)
+            if self._full is not None and isinstance(error, EngineOverloaded):
+                # Nobody else could take it: what the queue said is true, and when to come again.
+                raise self._full from error
             if isinstance(error, EngineError):
                 raise from_engine(error) from error
             raise
@@ -179,11 +184,23 @@ class Generation:
             self._deadline = loop.call_later(left, lambda: self._start(self.abort("timeout")))
         return self
 
-    async def _submit(self) -> None:
+    async def _engine_for(self, work: Work) -> Engine:
+        """The engine once there is a place at it, or who takes what it has no place for. Raises
+        GatewayError."""
+        try:
+            self._place = await self._generations.admission.enter(self._caller, work)
+        except Unavailable as full:
+            if self._generations.overflow is None:
+                raise
+            self._full = full
+            return self._generations.overflow
+        return self._generations.engine
+
+    async def _submit(self, engine: Engine) -> None:
         submitted = 0
         for prompt in self._prompts:
             for choice in prompt.choices:
-                await choice.submit(self._generations.engine)
+                await choice.submit(engine)
                 if not prompt.begun:
                     prompt.begun = True
                     self._generations.recorder.begin(prompt.row)

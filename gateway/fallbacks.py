@@ -1,0 +1,17 @@
+"""Who answers in the engine's place, as the settings say."""
+
+from __future__ import annotations
+
+from engine.ladder import Rung
+from engine.notice import NoticeEngine
+from gateway.settings import Settings
+
+NOTICE = "notice"
+
+
+def rungs(settings: Settings) -> list[Rung]:
+    """In the order in which they are asked, not started; the notice comes last."""
+    found: list[Rung] = []
+    if settings.fallback_notice is not None:
+        found.append(Rung(NOTICE, NoticeEngine(settings.fallback_notice), stands_in=False))
+    return found
