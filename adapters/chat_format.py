@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from engine.base import ChatMessage, Delta, FinishReason, StructuredOutput, TokenLogprob, Tool, ToolCall
 
-EndReason = Literal["stop", "length", "tool_calls"]
+EndReason = Literal["stop", "length", "tool_calls", "content_filter"]
 """Why an answer ended by itself, as OpenAI's finish_reason has it."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.base import Delta, EngineError, GenerationRequest, ModelCard, RequestRefused, ToolParser
+from engine.base import Delta, EngineError, GenerationRequest, ModelCard, RequestRefused, Told, ToolParser
 
 
 class NoticeEngine:
@@ -46,7 +46,10 @@ class NoticeStream:
 
     async def next(self) -> Delta:
         """All of it, unless it was to end before."""
-        return Delta("", (), "abort") if self._aborted else Delta(self._text, (), "stop")
+        if self._aborted:
+            return Delta("", (), "abort")
+        # No tokens, and all of them are counted.
+        return Delta(self._text, (), "stop", told=Told(counted=True))
 
     async def abort(self) -> None:
         """It may have been said already."""

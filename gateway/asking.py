@@ -27,12 +27,17 @@ from persistence.message_row import MessageRow
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One prompt of a request: what the engine is given, what the client wants repeated, and its row."""
+    """One prompt of a request: what the engine is given, what the client wants repeated, and its row.
+
+    ``completion`` is the text to continue, None for a chat; with ``is_ids`` it was given as token ids.
+    """
 
     prompt: Prompt
     messages: Sequence[ChatMessage]
     echo: str
     row: MessageRow
+    completion: str | None = None
+    is_ids: bool = False
 
 
 async def chat_asked(
@@ -81,7 +86,8 @@ async def completion_asked(
             row.meta_data["answer"] = {"id": (asked[0].row if asked else row).id.hex, "prompt": place}
         if body.only_prompt:
             prompt = replace(prompt, new_reader=SilentReader)
-        asked.append(Asked(prompt, (ChatMessage("user", text),), text if body.echo else "", row))
+        echo, is_ids = text if body.echo else "", not isinstance(given, str)
+        asked.append(Asked(prompt, (ChatMessage("user", text),), echo, row, text, is_ids))
     return asked
 
 
@@ -127,6 +133,7 @@ def query_of(body: Body, asked: Asked, card: ModelCard, param: str) -> Query:
     """The engine's requests for one prompt: one for each choice. Raises InvalidRequest."""
     prompt = asked.prompt
     budget = token_budget(prompt.token_ids, body.token_limit, card, body.field_names.get("prompt", param))
+    as_asked = replace(body.as_asked, completion=asked.completion, is_ids=asked.is_ids)
     requests = [
         GenerationRequest(
             request_id=asked.row.id.hex + (f"-{choice}" if choice else ""),
@@ -137,6 +144,7 @@ def query_of(body: Body, asked: Asked, card: ModelCard, param: str) -> Query:
             detokenize=not prompt.reads_ids,
             priority=body.priority or 0,
             cache_salt=body.cache_salt,
+            asked=as_asked,
         )
         for choice in range(body.choice_count)
     ]

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 
 from adapters.chat_format import Answer, ContentLogprob, EndReason, Piece, Reader
-from adapters.text_reader import SilentReader, TextReader
+from adapters.told_reader import told_in_place_of
 from engine.base import (
     Delta,
     DeltaStream,
@@ -27,8 +27,9 @@ class Choice:
 
     ``finished`` is set when it has come to its end by itself, neither aborted nor broken; ``answer`` may be
     asked for then. ``field_names``: what the client calls fields that the engine knows by another name.
-    ``text`` and ``tool_calls`` are what has come so far, the counts are the engine's own. ``instead`` says
-    whose answer it is where it is not the engine's.
+    ``text`` and ``tool_calls`` are what has come so far, the counts are the engine's own. ``told``: the
+    answer was not read from ids; ``counted``: all its tokens have been counted; ``instead`` says whose answer
+    it is where it is not the engine's.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class Choice:
         self.completion_tokens = 0
         self.cached_tokens = 0
         self.queue_seconds: float | None = None
+        self.told = False
+        self.counted = True
         self.instead: Instead | None = None
 
     @property
@@ -102,7 +105,7 @@ class Choice:
         piece = self._reader.read(delta)
         piece.token_ids, piece.prompt_logprobs = delta.token_ids, delta.prompt_logprobs
         self._keep(piece)
-        if delta.finish_reason in ("stop", "length"):
+        if delta.finish_reason in ("stop", "length", "content_filter"):
             self.end_reason = self._reader.end_reason(delta.finish_reason)
         elif piece.ended and delta.finish_reason is None:
             await self._end_in_engine()
@@ -117,8 +120,8 @@ class Choice:
             if isinstance(error, EngineDead) and error.untold is not None:
                 self._keep_untold(error.untold)
             raise from_engine(error) from error
-        if delta.instead is not None:
-            self._take_from(delta.instead)
+        if delta.told is not None or delta.instead is not None:
+            self._take_told(delta)
         self.completion_tokens += len(delta.token_ids)
         if delta.queue_seconds is not None:
             self.queue_seconds = delta.queue_seconds
@@ -132,11 +135,14 @@ class Choice:
             raise InvalidRequest("No answer fits what is asked of it.", param)
         return delta
 
-    def _take_from(self, instead: Instead) -> None:
-        """What others answer is text, and not in this model's own form."""
-        self.instead = instead
-        if not isinstance(self._reader, SilentReader):
-            self._reader = TextReader(lambda token_id: b"")
+    def _take_told(self, delta: Delta) -> None:
+        """What others answer in the engine's place is text too, whatever form the model has."""
+        self.instead = delta.instead or self.instead
+        if not self.told:
+            self.told, self._reader = True, told_in_place_of(self._reader)
+        if delta.told is not None:
+            self.completion_tokens += delta.told.completion_tokens
+            self.counted = delta.told.counted
 
     def _keep_untold(self, delta: Delta) -> None:
         """What a dead engine had generated belongs to the row; no client has seen it, or will."""

@@ -128,6 +128,7 @@ class Generation:
             sum(prompt.prompt_tokens for prompt in self._prompts),
             sum(prompt.completion_tokens for prompt in self._prompts),
             sum(prompt.cached_tokens for prompt in self._prompts),
+            not all(prompt.counted for prompt in self._prompts),
         )
 
     @property
@@ -153,7 +154,7 @@ class Generation:
     def _work(self) -> Work:
         requests = [request for prompt in self._prompts for request in prompt.requests]
         return Work(
-            sum(len(prompt.requests[0].prompt_token_ids) for prompt in self._prompts),
+            sum(prompt.requests[0].most_prompt_tokens for prompt in self._prompts),
             sum(request.sampling.max_tokens for request in requests),
             len(requests),
             self._deadline_seconds,
@@ -235,7 +236,11 @@ class Generation:
         if self._place is not None:
             self._place.leave(used)
         if self._reservation is not None:
-            self._reservation.settle(used.prompt_tokens + used.completion_tokens)
+            tokens = used.prompt_tokens + used.completion_tokens
+            if used.untold:
+                # Nobody knows; it was no more than was reserved.
+                tokens = max(tokens, self._work.prompt_tokens + self._work.completion_tokens)
+            self._reservation.settle(tokens)
 
     async def next(self) -> Sequence[tuple[int, Piece]]:
         """What the engine's next Deltas add to the choices. Raises GatewayError."""

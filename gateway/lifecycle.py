@@ -12,7 +12,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -151,8 +151,8 @@ class Lifecycle:
             self.housekeeping.start()
 
     async def _model_folder(self) -> Path:
-        if self.settings.engine == "simulated":
-            return Path("simulated")
+        if self.settings.engine != "vllm":
+            return Path(self.settings.engine)
         if self.settings.model != DEMO:
             return await asyncio.to_thread(Path(self.settings.model).resolve)
         if not demo_model.is_there(self.settings.data_dir):
@@ -245,10 +245,17 @@ def new_engine(settings: Settings, model: Path) -> Engine:
         from engine.simulated import SimulatedEngine
 
         return SimulatedEngine(settings.simulated_ttft_ms, settings.simulated_tokens_per_second)
-    from engine.vllm_engine import VllmEngine
-
     name, arguments = settings.served_model_name, settings.engine_args
     defaults = cast("dict[str, float]", settings.sampling_defaults)
+    if settings.engine == "upstream":
+        from engine.upstream import UpstreamEngine
+
+        upstream = replace(settings.main_upstream.upstream, sampling_defaults=defaults)
+        engine = UpstreamEngine(upstream, served_name=name, asks_models=True)
+        metrics.watch_upstream(upstream.name, engine.breaker)
+        return engine
+    from engine.vllm_engine import VllmEngine
+
     if not chatglm3_model.is_chatglm(model):
         return VllmEngine(model, name or model.name, arguments, sampling_defaults=defaults)
     if arguments.get("trust_remote_code"):
@@ -274,6 +281,10 @@ def chat_format_of(engine: Engine, tool_call_parser: str | None = None) -> ChatF
         from adapters.code_points import CodePointFormat
 
         return CodePointFormat()
+    if engine.card.chat_format == "messages":
+        from adapters.messages_format import MessagesFormat
+
+        return MessagesFormat()
     assert engine.tokenizer is not None
     if engine.card.chat_format == "chatglm3":
         from adapters.chatglm3.chat_format import ChatGLM3Format

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import Counter, Gauge, Histogram
 
+from engine.circuit_breaker import CircuitBreaker, State
 from engine.ladder import Ladder
 from engine.rebuilt import RebuiltEngine
 from persistence.recorder import Recorder
@@ -34,7 +37,7 @@ UNTOLD = Gauge(
     "gateway_untold_tokens",
     "Tokens of engines that died before they told them, of answers that others then gave; in no row.",
 )
-ENGINE_UP = Gauge("gateway_engine_up", "1 while the engine takes requests; fallbacks do not count.")
+ENGINE_UP = Gauge("gateway_engine_up", "1 while the engine in this gateway lives, 0 while it is built anew.")
 ENGINE_RESTARTS = Counter(
     "gateway_engine_restarts", "Attempts to build a dead engine anew, by how they ended.", ["outcome"]
 )
@@ -53,6 +56,25 @@ JOURNAL_ROWS = Gauge(
 JOURNAL_BYTES = Gauge("gateway_journal_bytes", "Size of the local journal.")
 JOURNAL_DAMAGED = Gauge("gateway_journal_damaged", "Places of the journal that could not be read.")
 DATABASE_AWAY = Gauge("gateway_database_away", "1 while PostgreSQL takes no rows.")
+UPSTREAM_STATE = Gauge(
+    "gateway_upstream_state",
+    "Whether an upstream server is asked: 0 it is; 1 it is tried again, once; 2 it is left alone.",
+    ["upstream"],
+)
+UPSTREAM_FAILURES = Gauge(
+    "gateway_upstream_failures", "Requests that failed because of an upstream server.", ["upstream"]
+)
+UPSTREAM_OPENINGS = Gauge(
+    "gateway_upstream_openings", "How often an upstream server was left alone.", ["upstream"]
+)
+BREAKER_STATES: Mapping[State, int] = {"closed": 0, "half-open": 1, "open": 2}
+
+
+def watch_upstream(name: str, breaker: CircuitBreaker) -> None:
+    """Let the gauges of an upstream show what its circuit breaker knows."""
+    UPSTREAM_STATE.labels(name).set_function(lambda: BREAKER_STATES[breaker.state])
+    UPSTREAM_FAILURES.labels(name).set_function(lambda: breaker.failures)
+    UPSTREAM_OPENINGS.labels(name).set_function(lambda: breaker.openings)
 
 
 def watch_rows(recorder: Recorder) -> None:

@@ -51,8 +51,11 @@ class PromptAnswer:
     @property
     def prompt_tokens(self) -> int:
         """The prompt counts once, however many choices answer it. An engine that broke has not told; the
-        prompt is known all the same."""
-        return self.choices[0].prompt_tokens or len(self._query.requests[0].prompt_token_ids)
+        prompt is known all the same, but for whoever answered in messages."""
+        first = self.choices[0]
+        if first.told:
+            return first.prompt_tokens
+        return first.prompt_tokens or len(self._query.requests[0].prompt_token_ids)
 
     @property
     def completion_tokens(self) -> int:
@@ -68,6 +71,11 @@ class PromptAnswer:
     def instead(self) -> list[Instead]:
         """Who answered choices in the engine's place, each once."""
         return list(dict.fromkeys(choice.instead for choice in self.choices if choice.instead is not None))
+
+    @property
+    def counted(self) -> bool:
+        """Whether the counts are all that was used; who answered in the engine's place may not tell."""
+        return all(choice.counted for choice in self.choices)
 
     def fill_row(self, ended: str, error: BaseException | None) -> None:
         """Say in the row how it ended: completed where all choices are finished and nothing failed, else
@@ -91,6 +99,8 @@ class PromptAnswer:
             row.queue_ms = round(first.queue_seconds * 1000, 3)
         row.prompt_tokens, row.cached_tokens = self.prompt_tokens, self.cached_tokens
         row.completion_tokens = self.completion_tokens
+        if not self.counted:
+            row.meta_data["usage"] = "untold"
         if row.status == "error":
             # The client is told less than the operator.
             cause = (error.__cause__ or error) if error is not None else "The engine ended the request."

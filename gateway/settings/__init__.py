@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, ValidationError
+from pydantic import AliasChoices, ValidationError, model_validator
 
 from gateway.access.address import is_loopback
 from gateway.settings.access import Access
@@ -49,6 +49,12 @@ class Settings(Guard, Fallbacks, Admission, Limits, Rows, Access, Model, Serving
         if self.authentication is not None:
             return self.authentication
         return self.host != "localhost" and not is_loopback(self.host)
+
+    @model_validator(mode="after")
+    def _has_upstream(self) -> Self:
+        if self.engine == "upstream" and self.upstream_url is None:
+            raise ValueError("upstream_url: the engine 'upstream' needs the base URL of a server")
+        return self
 
 
 def load(given: Mapping[str, Any] | None = None) -> Settings:
