@@ -41,6 +41,9 @@ ChatFormatName = Literal["chat_template", "chatglm3", "code_points", "messages"]
 FinishReason = Literal["stop", "length", "content_filter", "abort", "error"]
 """Why an engine ended a request. ``abort``: it was told to; ``content_filter``: it will not tell the rest."""
 
+InsteadReason = Literal["engine_dead", "engine_failed", "overloaded"]
+"""Why another answers: the engine is gone, it failed on this request, or it has no place for it."""
+
 
 class EngineError(Exception):
     """Base of all that an engine raises on purpose."""
@@ -66,7 +69,14 @@ class GenerationFailed(EngineError):
 
 
 class EngineDead(EngineError):
-    """The engine's processes are gone; every request fails until it is built anew."""
+    """The engine's processes are gone; every request fails until it is built anew.
+
+    ``untold`` is all that it had generated of this request, where it had told nothing of it.
+    """
+
+    def __init__(self, message: str = "", untold: Delta | None = None) -> None:
+        super().__init__(message)
+        self.untold = untold
 
 
 class Tokenizer(Protocol):
@@ -304,6 +314,14 @@ LEAST_LOGPROB = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
+class Instead:
+    """Who answered in the engine's place, and why the engine did not."""
+
+    by: str
+    reason: InsteadReason
+
+
+@dataclass(frozen=True, slots=True)
 class ToldCall:
     """What is new of the ``index``-th tool call, counted from 0 in the order in which they begin: its
     ``name`` with the first, and more of its ``arguments``."""
@@ -353,8 +371,7 @@ class Delta:
     saying the same.
 
     ``told`` is set on every Delta of an answer that was not read from ids, and on none of any other: it has
-    no ``token_ids``. ``instead`` is set on the first Delta of an answer that is not the engine's own: it
-    names who answered in its place; such an answer is always ``told``.
+    no ``token_ids``. ``instead`` is set on the first Delta of an answer that is not the engine's own.
     """
 
     text: str
@@ -366,7 +383,7 @@ class Delta:
     logprobs: Sequence[TokenLogprob] = ()
     prompt_logprobs: Sequence[TokenLogprob | None] = ()
     told: Told | None = None
-    instead: str | None = None
+    instead: Instead | None = None
     repetition: bool = False
 
 

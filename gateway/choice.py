@@ -12,12 +12,13 @@ from engine.base import (
     Delta,
     DeltaStream,
     Engine,
+    EngineDead,
     EngineError,
     FinishReason,
     GenerationRequest,
+    Instead,
     RequestRefused,
     TokenLogprob,
-    Told,
     ToolCall,
 )
 from gateway.errors import InvalidRequest, from_engine
@@ -30,7 +31,7 @@ class Choice:
     asked for then. ``field_names``: what the client calls fields that the engine knows by another name.
     ``text`` and ``tool_calls`` are what has come so far and was let through by the ``guard``, the counts are
     the engine's own. ``told``: the answer was not read from ids; ``counted``: all its tokens have been
-    counted.
+    counted; ``instead`` says whose answer it is where it is not the engine's.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Choice:
         self.told = False
         self.counted = True
         self.repetition = False
+        self.instead: Instead | None = None
 
     @property
     def submitted(self) -> bool:
@@ -130,6 +132,8 @@ class Choice:
             delta = await self._stream.next()
         except EngineError as error:
             self.ended = True
+            if isinstance(error, EngineDead) and error.untold is not None:
+                self._keep_untold(error.untold)
             raise from_engine(error) from error
         if delta.told is not None or delta.instead is not None:
             self._take_told(delta)
@@ -147,11 +151,19 @@ class Choice:
         return delta
 
     def _take_told(self, delta: Delta) -> None:
+        """What others answer in the engine's place is text too, whatever form the model has."""
+        self.instead = delta.instead or self.instead
         if not self.told:
             self.told, self._reader = True, told_in_place_of(self._reader)
-        told = delta.told or Told()
-        self.completion_tokens += told.completion_tokens
-        self.counted = told.counted
+        if delta.told is not None:
+            self.completion_tokens += delta.told.completion_tokens
+            self.counted = delta.told.counted
+
+    def _keep_untold(self, delta: Delta) -> None:
+        """What a dead engine had generated belongs to the row; no client has seen it, or will."""
+        self.completion_tokens += len(delta.token_ids)
+        self.prompt_tokens, self.cached_tokens = delta.prompt_tokens, delta.cached_tokens
+        self._keep(self._reader.read(delta))
 
     def _keep(self, piece: Piece) -> None:
         if piece.text:

@@ -13,6 +13,7 @@ import logging
 import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,11 +24,14 @@ from adapters.guard import Guard
 from adapters.prompt_templates import PromptTemplates
 from engine import chatglm3_model, demo_model
 from engine.base import ChatMessage, Engine, EngineDead, EngineError, GenerationRequest, Sampling
+from engine.ladder import Ladder
+from engine.rebuilt import Pauses, RebuiltEngine
 from gateway import metrics
 from gateway.access.accounts import Accounts
 from gateway.access.api_keys import ApiKeys
 from gateway.access.sessions import Sessions
 from gateway.admission.fair_queue import admission_of
+from gateway.fallbacks import rungs
 from gateway.generations import Generations
 from gateway.guard_file import read_guard
 from gateway.limits.chosen import new_limiter
@@ -83,7 +87,7 @@ class Lifecycle:
         self.sessions = Sessions(self.database, settings.session_days, seconds, self._database_is_away)
         self.api_keys = ApiKeys(self.database, seconds, self._database_is_away)
         self.limiter = new_limiter(settings, self.database)
-        self._engine: Engine | None = None
+        self._engine: Ladder | None = None
         self._chat_format: ChatFormat | None = None
         self._prompt_templates: PromptTemplates | None = None
         self.guard: Guard | None = None
@@ -91,8 +95,8 @@ class Lifecycle:
         self._interrupted = asyncio.Event()
 
     @property
-    def engine(self) -> Engine:
-        """Valid after ``start``."""
+    def engine(self) -> Ladder:
+        """The engine, and who answers in its place; valid after ``start``."""
         assert self._engine is not None
         return self._engine
 
@@ -123,13 +127,14 @@ class Lifecycle:
             await self._start_database()
             adopt_orphans()
             model = await self._model_folder()
-            self._engine = await asyncio.to_thread(new_engine, settings, model)
+            main = await self._main_engine(model)
+            self._engine = Ladder(main, rungs(settings), settings.fallback_on_overload)
             async with Step(f"Starting the engine ({settings.engine}, {model.name})"):
                 await self._interruptible(self._engine.start())
             self._chat_format = chat_format_of(self._engine, settings.tool_call_parser)
-            if settings.engine == "vllm" and settings.model == DEMO:
+            if settings.proves_itself:
                 async with Step("Asking the model a question with a known answer"):
-                    await self_check(self._engine, self._chat_format)
+                    await self._prove(main)
         except (StartFailed, StartInterrupted):
             raise
         except Exception as error:
@@ -144,8 +149,10 @@ class Lifecycle:
             settings.commit_wait_seconds,
             limiter=self.limiter,
             admission=admission_of(settings, self._engine.card.max_running),
+            overflow=self._engine.overflow,
         )
         metrics.watch_rows(self.recorder)
+        metrics.watch_engine(self._engine, main if isinstance(main, RebuiltEngine) else None)
 
     async def _start_database(self) -> None:
         where = "the given server" if self.settings.database_url else "embedded"
@@ -169,6 +176,25 @@ class Lifecycle:
                 # In a process of its own: it can be interrupted, and gives its memory back.
                 await self._interruptible(convert_demo_model(self.settings.data_dir))
         return demo_model.folder(self.settings.data_dir)
+
+    async def _main_engine(self, model: Path) -> Engine:
+        """The engine that the settings name, not started; one with processes of its own comes back from
+        their death. Raises EngineError."""
+        settings, new = self.settings, partial(new_engine, self.settings, model)
+        if settings.engine != "vllm":
+            return await asyncio.to_thread(new)
+        return RebuiltEngine(
+            new,
+            end_descendants,
+            Pauses(settings.engine_restart_seconds, settings.engine_restart_longest_seconds),
+            prove=self._prove if settings.proves_itself else None,
+            restarts=settings.engine_restart,
+            attempted=metrics.count_restart,
+        )
+
+    async def _prove(self, engine: Engine) -> None:
+        """Raises EngineError where the demo model answers wrongly."""
+        await self_check(engine, self.chat_format)
 
     async def _interruptible(self, step: Coroutine[Any, Any, None]) -> None:
         """Run a step of the start to its end, or until ``interrupt``; then what it started is ended
@@ -211,17 +237,18 @@ class Lifecycle:
             await self.drain()
 
     async def health(self) -> Health:
-        """Whether requests may come now, and what is wrong."""
-        refusing = []
+        """Whether requests may come now, and what is wrong: with a dead engine they may, as long as a
+        fallback answers."""
+        refusing, problems = [], await self.engine.problems()
         if self.generations.draining:
             refusing.append("The gateway is shutting down.")
         try:
             await self.engine.check()
-        except EngineDead as error:
-            refusing.append(str(error))
+        except EngineDead:
+            refusing, problems = refusing + problems, []
         if self.recorder.refusing is not None:
             refusing.append(self.recorder.refusing)
-        return Health(not refusing, refusing + self.recorder.problems)
+        return Health(not refusing, refusing + problems + self.recorder.problems)
 
 
 def lifecycle_of(request: Request) -> Lifecycle:

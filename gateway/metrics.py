@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import Counter, Gauge, Histogram
 
 from engine.circuit_breaker import CircuitBreaker, State
+from engine.ladder import Ladder
+from engine.rebuilt import RebuiltEngine
 from persistence.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -47,6 +49,22 @@ COMMIT_WAIT = Histogram(
 TOKENS = Counter("gateway_tokens", "Tokens, as the engine counts them.", ["kind"])
 PROMPT_TOKENS, COMPLETION_TOKENS, CACHED_TOKENS = (
     TOKENS.labels(kind) for kind in ("prompt", "completion", "cached")
+)
+DEGRADED = Counter(
+    "gateway_degraded_answers", "Answers that others gave in the engine's place.", ["by", "reason"]
+)
+UNTOLD = Gauge(
+    "gateway_untold_tokens",
+    "Tokens of engines that died before they told them, of answers that others then gave; in no row.",
+)
+ENGINE_UP = Gauge("gateway_engine_up", "1 while the engine in this gateway lives, 0 while it is built anew.")
+ENGINE_RESTARTS = Counter(
+    "gateway_engine_restarts", "Attempts to build a dead engine anew, by how they ended.", ["outcome"]
+)
+REBUILD = Histogram(
+    "gateway_engine_rebuild_seconds",
+    "From the engine's death until it took requests again.",
+    buckets=(1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600),
 )
 ROWS_WAITING = Gauge("gateway_rows_waiting", "Rows neither in PostgreSQL nor in the journal yet.")
 ROWS_LAG = Gauge("gateway_rows_lag_seconds", "How long the oldest row that is not in PostgreSQL has waited.")
@@ -98,3 +116,16 @@ def watch_queue(queue: FairQueue) -> None:
     PLACES_TAKEN.set_function(lambda: queue.places_taken)
     QUEUE_DEPTH.set_function(lambda: queue.waiting)
     QUEUE_CALLERS.set_function(lambda: queue.callers_waiting)
+
+
+def watch_engine(ladder: Ladder, rebuilt: RebuiltEngine | None) -> None:
+    """Let the gauges of engines show what these know."""
+    UNTOLD.set_function(lambda: ladder.untold_tokens)
+    ENGINE_UP.set_function(lambda: rebuilt is None or rebuilt.up)
+
+
+def count_restart(seconds: float | None) -> None:
+    """An attempt to build the engine anew has ended: so long after its death, or in vain."""
+    ENGINE_RESTARTS.labels("failed" if seconds is None else "ok").inc()
+    if seconds is not None:
+        REBUILD.observe(seconds)

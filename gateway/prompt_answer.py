@@ -9,7 +9,7 @@ from typing import Any
 
 from adapters.chat_format import Reader
 from adapters.guard import Guard
-from engine.base import GenerationRequest, ToolCall
+from engine.base import GenerationRequest, Instead, ToolCall
 from gateway import metrics
 from gateway.choice import Choice
 from gateway.guarding import note_output
@@ -79,6 +79,11 @@ class PromptAnswer:
         return self.choices[0].cached_tokens
 
     @property
+    def instead(self) -> list[Instead]:
+        """Who answered choices in the engine's place, each once."""
+        return list(dict.fromkeys(choice.instead for choice in self.choices if choice.instead is not None))
+
+    @property
     def counted(self) -> bool:
         """Whether the counts are all that was used; who answered in the engine's place may not tell."""
         return all(choice.counted for choice in self.choices)
@@ -99,6 +104,11 @@ class PromptAnswer:
         if len(self.choices) > 1:
             row.meta_data["choices"] = [choice_counts(choice, ended) for choice in self.choices]
             row.details["choices"] = [choice_text(choice) for choice in self.choices]
+        if self.instead:
+            row.meta_data["degraded"] = {
+                "by": names_of(self.instead),
+                "reason": self.instead[0].reason,
+            }
         if first.queue_seconds is not None:
             row.queue_ms = round(first.queue_seconds * 1000, 3)
         row.prompt_tokens, row.cached_tokens = self.prompt_tokens, self.cached_tokens
@@ -114,6 +124,13 @@ class PromptAnswer:
         metrics.PROMPT_TOKENS.inc(row.prompt_tokens)
         metrics.COMPLETION_TOKENS.inc(row.completion_tokens)
         metrics.CACHED_TOKENS.inc(row.cached_tokens)
+        for instead in self.instead:
+            metrics.DEGRADED.labels(instead.by, instead.reason).inc()
+
+
+def names_of(instead: Sequence[Instead]) -> str:
+    """Those who answered, each once."""
+    return ", ".join(dict.fromkeys(one.by for one in instead))
 
 
 def choice_counts(choice: Choice, ended: str) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class Settings(Guard, Fallbacks, Admission, Limits, Rows, Access, Model, Serving
     """What an operator can choose."""
 
     @property
+    def proves_itself(self) -> bool:
+        """Whether the model is one that there is a question with a known answer for."""
+        return self.engine == "vllm" and self.model == DEMO
+
+    @property
     def authenticates(self) -> bool:
         """Whether callers have to say who they are."""
         if self.authentication is not None:
