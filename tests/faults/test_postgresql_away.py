@@ -123,7 +123,8 @@ def readiness(gateway: Gateway) -> str:
     ready = httpx.get(f"{gateway.base_url}/health/ready", timeout=10)
     body = ready.json()
     assert ready.status_code == 200, body
-    assert any("PostgreSQL" in problem for problem in body["problems"]) == (body["status"] == "degraded"), body
+    told = any("PostgreSQL" in problem for problem in body["problems"])
+    assert told == (body["status"] == "degraded"), body
     status: str = body["status"]
     return status
 
