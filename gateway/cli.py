@@ -25,7 +25,7 @@ app.add_typer(users_command.app, name="users")
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. Default: 8000.")] = None,
-    engine: Annotated[str | None, typer.Option(help="vllm (default) or simulated.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm (default), simulated or upstream.")] = None,
     model: Annotated[
         str | None,
         typer.Option(help="A model's folder, or 'demo' (default) for the one that comes along."),
@@ -70,6 +70,14 @@ def serve(
         bool | None, typer.Option("--access-log/--no-access-log", help="Log one line for each request.")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info (default), warning or error.")] = None,
+    upstream_url: Annotated[
+        str | None,
+        typer.Option(help="Engine upstream: base URL of the server that answers, as https://host:8000/v1."),
+    ] = None,
+    upstream_model: Annotated[
+        str | None,
+        typer.Option(help="Engine upstream: what it calls the model. Default: the first that it lists."),
+    ] = None,
     simulated_ttft_ms: Annotated[
         float | None, typer.Option(help="Simulated engine: pause before the first token, in milliseconds.")
     ] = None,

