@@ -155,7 +155,7 @@ async def test_a_request_with_several_choices_takes_as_many_places_and_nobody_pa
 async def test_a_request_of_more_than_there_are_places_runs_alone() -> None:
     hall = Hall(4, share=0.25)
     await hall.send("a", GREEDY)
-    await hall.send("hundred", POLITE, Work(10, 9000, 100, None))
+    await hall.send("hundred", POLITE, Work(1, 100, 100, None))
     # What asks for less would have its turn before.
     await hall.send("b", THIRD, Work(10, 9900, 1, None))
     assert hall.entered == ["a"]
