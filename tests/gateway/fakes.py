@@ -16,6 +16,7 @@ from adapters.openai.answers import Envelope, Head, Wanted
 from adapters.openai.chunks import ChatChunks
 from engine.base import Delta, DeltaStream, EngineError, GenerationRequest
 from engine.simulated import SimulatedEngine
+from gateway.admission.queue import Admission
 from gateway.generation import Generation
 from gateway.generations import Generations
 from gateway.prompt_answer import Query
@@ -153,12 +154,15 @@ class House:
     """A gateway's inside with one client before it."""
 
     engine: SimulatedEngine = field(default_factory=SimulatedEngine)
+    admission: Admission | None = None
 
     def __post_init__(self) -> None:
         self.events: list[str] = []
         self.recorder = MemoryRecorder(self.events)
         self.client = Client(self.events)
-        self.generations = Generations(self.engine, self.recorder, commit_wait_seconds=30.0)
+        self.generations = Generations(
+            self.engine, self.recorder, commit_wait_seconds=30.0, admission=self.admission
+        )
 
     def stream(
         self,
