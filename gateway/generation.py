@@ -27,13 +27,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from adapters.chat_format import Answer, Piece
-from engine.base import EngineError, Usage
+from engine.base import Engine, EngineError, EngineOverloaded, Usage
 from gateway import metrics
 from gateway.access.caller import Caller
 from gateway.admission.queue import Place, Work
 from gateway.errors import DeadlineExceeded, GatewayError, GenerationError, Unavailable, from_engine
 from gateway.limits.limiter import Reservation
-from gateway.prompt_answer import PromptAnswer, Query
+from gateway.prompt_answer import PromptAnswer, Query, names_of
 from persistence.message_row import MessageRow
 
 if TYPE_CHECKING:
@@ -83,8 +83,10 @@ class Generation:
         self._reservation: Reservation | None = None
         self._place: Place | None = None
         self._has_place = False
+        self._entered = False
         # While the request waits for its place.
         self._waiting: asyncio.Timeout | None = None
+        self._full: Unavailable | None = None
         self.ttft_seconds: float | None = None
         self.status = "running"
 
@@ -115,8 +117,10 @@ class Generation:
     @property
     def headers(self) -> dict[str, str]:
         """What the answer's headers tell of it: how long it waited for the engine, and for its first token,
-        in milliseconds, and what its caller has left."""
+        in milliseconds, what its caller has left, and who answered in the engine's place."""
         headers = dict(self._reservation.headers) if self._reservation is not None else {}
+        if instead := [one for prompt in self._prompts for one in prompt.instead]:
+            headers["x-gateway-degraded"] = names_of(instead)
         if self.queue_seconds is not None:
             headers["x-gateway-queue-ms"] = f"{self.queue_seconds * 1000:.1f}"
         if self.ttft_seconds is not None:
@@ -130,6 +134,7 @@ class Generation:
             sum(prompt.prompt_tokens for prompt in self._prompts),
             sum(prompt.completion_tokens for prompt in self._prompts),
             sum(prompt.cached_tokens for prompt in self._prompts),
+            not all(prompt.counted for prompt in self._prompts),
         )
 
     @property
@@ -161,7 +166,7 @@ class Generation:
     def _work(self) -> Work:
         requests = [request for prompt in self._prompts for request in prompt.requests]
         return Work(
-            sum(len(prompt.requests[0].prompt_token_ids) for prompt in self._prompts),
+            sum(prompt.requests[0].most_prompt_tokens for prompt in self._prompts),
             sum(request.sampling.max_tokens for request in requests),
             len(requests),
             self._seconds_left,
@@ -173,10 +178,12 @@ class Generation:
         self._generations.admit(self)
         try:
             self._watch()
-            await self._enter()
-            await self._submit()
+            await self._submit(await self._enter())
         except BaseException as error:
             await self._leave(error)
+            if self._full is not None and isinstance(error, EngineOverloaded):
+                # Nobody else could take it: what the queue said is true, and when to come again.
+                raise self._full from error
             if isinstance(error, EngineError):
                 raise from_engine(error) from error
             raise
@@ -189,15 +196,16 @@ class Generation:
             loop = asyncio.get_running_loop()
             self._deadline = loop.call_later(left, lambda: self._start(self.abort("timeout")))
 
-    async def _enter(self) -> None:
-        """Take what the request may use from its caller's limits, and wait for a place."""
+    async def _enter(self) -> Engine:
+        """Take what the request may use from its caller's limits, and wait for a place; gives the engine that
+        the place is at."""
         try:
             async with asyncio.timeout(None) as self._waiting:
                 work = self._work
                 most_tokens = work.prompt_tokens + work.completion_tokens
                 self._reservation = await self._generations.limiter.reserve(self._caller, most_tokens)
-                self._place = await self._generations.admission.enter(self._caller, work)
-                self._has_place = True
+                engine = await self._place_at(work)
+                self._entered = True
                 metrics.RUNNING.inc()
         except TimeoutError:
             if self._abort_reason is None:
@@ -208,12 +216,27 @@ class Generation:
             metrics.LEFT.labels(self._abort_reason).inc()
             self.status = self._abort_reason
             raise self.failure or ClientDisconnect
+        return engine
 
-    async def _submit(self) -> None:
+    async def _place_at(self, work: Work) -> Engine:
+        """The engine once there is a place at it, or who takes what it has no place for. Raises
+        GatewayError."""
+        generations = self._generations
+        try:
+            self._place = await generations.admission.enter(self._caller, work)
+            self._has_place = True
+        except Unavailable as full:
+            if generations.overflow is None:
+                raise
+            self._full = full
+            return generations.overflow
+        return generations.engine
+
+    async def _submit(self, engine: Engine) -> None:
         submitted = 0
         for prompt in self._prompts:
             for choice in prompt.choices:
-                await choice.submit(self._generations.engine)
+                await choice.submit(engine)
                 if not prompt.begun:
                     prompt.begun = True
                     self._generations.recorder.begin(prompt.row)
@@ -245,10 +268,14 @@ class Generation:
         """What the request held, and has used."""
         used = self.usage if self._rows else Usage()
         self._leave_place(used)
-        if self._place is not None:
+        if self._entered:
             metrics.RUNNING.dec()
         if self._reservation is not None:
-            self._reservation.settle(used.prompt_tokens + used.completion_tokens)
+            tokens = used.prompt_tokens + used.completion_tokens
+            if used.untold:
+                # Nobody knows; it was no more than was reserved.
+                tokens = max(tokens, self._work.prompt_tokens + self._work.completion_tokens)
+            self._reservation.settle(tokens)
 
     def _leave_place(self, used: Usage) -> None:
         if self._place is not None and self._has_place:

@@ -6,17 +6,18 @@ The engine has a fixed rate: 16 places, 20 ms for each token, answers of 50 toke
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass, field
 from itertools import count
 from statistics import median
+from typing import Any
 from uuid import UUID
 
 import httpx
 import openai
 import pytest
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 
+from adapters.code_points import READER
 from engine.simulated import SimulatedEngine
 from gateway.access.caller import Caller
 from gateway.admission.fair_queue import FairQueue
@@ -25,7 +26,7 @@ from gateway.errors import RateLimitExceeded, Unavailable
 from gateway.generation import Generation
 from gateway.prompt_answer import Query
 from tests.faults.form import report
-from tests.gateway.fakes import READER, Client, House, new_row
+from tests.gateway.fakes import Client, House, new_row
 from tests.strategies import echo_request
 from tests.virtual_time import run_virtually
 
@@ -164,10 +165,10 @@ async def come_again(gateway: Gateway, caller: Caller, told: Told, deadline_seco
 async def refused_hundred(
     gateway: Gateway, fill: int, one_caller: bool, staggered: bool, deadline_seconds: float | None
 ) -> list[Told]:
-    """``fill`` requests take all there is; the next hundred are refused, and come again when they are told."""
+    """``fill`` requests take all there is; the next hundred are refused, and come again as they are told."""
     # Two answers end before: what is known of the engine, is known from them.
     await asyncio.gather(*(gateway.ask(GREEDY) for _ in range(2)))
-    tasks = []
+    tasks: list[asyncio.Task[Any]] = []
     for number in range(fill):
         caller = GREEDY if one_caller else Caller(user_id=UUID(int=10 + number))
         tasks.append(asyncio.create_task(gateway.ask(caller)))
@@ -228,3 +229,66 @@ def told(name: str, refused: list[Told]) -> None:
     assert ratios[0] >= 0.5
     assert ratios[-1] <= 1.5
     assert tries.count(2) == REFUSALS
+
+
+def test_the_sdks_own_retry_succeeds() -> None:
+    """A request that is refused is in when the SDK tries it again."""
+
+    async def test() -> None:
+        gateway = Gateway(most=0, share=0.0)
+        app = FastAPI()
+        add_error_handlers(app)
+        statuses: list[int] = []
+
+        @app.post("/v1/chat/completions")
+        async def chat(request: Request) -> dict[str, Any]:
+            try:
+                await gateway.ask(POLITE)
+            except Unavailable as refused:
+                statuses.append(refused.status)
+                raise
+            statuses.append(200)
+            return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": []}
+
+        await gateway.ask(GREEDY)
+        running = [asyncio.create_task(gateway.ask(GREEDY)) for _ in range(PLACES)]
+        await asyncio.sleep(0.2)
+        async with openai.AsyncOpenAI(
+            base_url="http://gateway/v1",
+            api_key="k",
+            max_retries=1,
+            http_client=httpx.AsyncClient(transport=httpx.ASGITransport(app)),
+        ) as client:
+            began = gateway.loop.time()
+            answer = await client.chat.completions.create(model="m", messages=[])
+        assert answer.id == "1"
+        assert statuses == [503, 200]
+        # The answers that ran had 0.8 s to go; its own took one.
+        assert gateway.loop.time() - began == pytest.approx(0.8 * 1.1 + 1, abs=0.05)
+        await asyncio.gather(*running)
+
+    run_virtually(test)
+
+
+def test_retry_after_is_true_where_the_wait_would_be_too_long() -> None:
+    """Whoever has 2 seconds, and would wait for 4, comes again when he would wait for 2."""
+
+    async def test() -> None:
+        gateway = Gateway(share=0.0)
+        await asyncio.gather(*(gateway.ask(GREEDY) for _ in range(2)))
+        running = [asyncio.create_task(gateway.ask(GREEDY)) for _ in range(5 * PLACES)]
+        await asyncio.sleep(0.5)
+        with pytest.raises(RateLimitExceeded) as refused:
+            await gateway.ask(GREEDY, deadline_seconds=2.0)
+        seconds = float(refused.value.headers["retry-after-ms"]) / 1000
+        report("Retry-After, the wait too long", told=f"{seconds:.2f} s")
+        assert 2.5 <= seconds <= 1.5 * 2.5
+        await asyncio.sleep(seconds)
+        waits = asyncio.create_task(gateway.ask(GREEDY, deadline_seconds=2.0))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not waits.done()
+        waits.cancel()
+        await asyncio.gather(waits, *running, return_exceptions=True)
+
+    run_virtually(test)
