@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 from uuid import UUID
 
-import httpx
+import httpx2
 import openai
 import pytest
 from fastapi import FastAPI, Request
@@ -257,7 +257,7 @@ def test_the_sdks_own_retry_succeeds() -> None:
             base_url="http://gateway/v1",
             api_key="k",
             max_retries=1,
-            http_client=httpx.AsyncClient(transport=httpx.ASGITransport(app)),
+            http_client=httpx2.AsyncClient(transport=httpx2.ASGITransport(app)),
         ) as client:
             began = gateway.loop.time()
             answer = await client.chat.completions.create(model="m", messages=[])
