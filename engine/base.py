@@ -41,6 +41,9 @@ ChatFormatName = Literal["chat_template", "chatglm3", "code_points", "messages"]
 FinishReason = Literal["stop", "length", "content_filter", "abort", "error"]
 """Why an engine ended a request. ``abort``: it was told to; ``content_filter``: it will not tell the rest."""
 
+InsteadReason = Literal["engine_dead", "engine_failed", "overloaded"]
+"""Why another answers: the engine is gone, it failed on this request, or it has no place for it."""
+
 
 class EngineError(Exception):
     """Base of all that an engine raises on purpose."""
@@ -66,7 +69,14 @@ class GenerationFailed(EngineError):
 
 
 class EngineDead(EngineError):
-    """The engine's processes are gone; every request fails until it is built anew."""
+    """The engine's processes are gone; every request fails until it is built anew.
+
+    ``untold`` is all that it had generated of this request, where it had told nothing of it.
+    """
+
+    def __init__(self, message: str = "", untold: Delta | None = None) -> None:
+        super().__init__(message)
+        self.untold = untold
 
 
 class Tokenizer(Protocol):
@@ -171,6 +181,17 @@ class StructuredOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class RepetitionStop:
+    """Ends an answer whose last tokens are the same sequence again and again: one of ``min_pattern_size`` to
+    ``max_pattern_size`` tokens, ``min_count`` times. Names and meaning are those of vLLM's
+    RepetitionDetectionParams; a ``max_pattern_size`` of 0 ends nothing."""
+
+    max_pattern_size: int
+    min_count: int
+    min_pattern_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are chosen and when to end; names, ranges and meaning are those of vLLM's SamplingParams.
 
@@ -180,7 +201,7 @@ class Sampling:
     beside each chosen one, ``prompt_logprobs`` the same for the prompt's tokens; None tells nothing.
     ``logit_bias`` is added to the logits of tokens, ``allowed_token_ids`` are the only ones that may be
     chosen, ``bad_words`` are texts that may not come. ``skip_special_tokens`` leaves special tokens out of
-    the text. A field that is None takes the model's default.
+    the text. ``repetition`` ends runaway answers. A field that is None takes the model's default.
     """
 
     max_tokens: int
@@ -205,6 +226,7 @@ class Sampling:
     prompt_logprobs: int | None = None
     structured: StructuredOutput | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    repetition: RepetitionStop | None = None
 
 
 AROUND_MESSAGE_TOKENS = 16
@@ -292,6 +314,14 @@ LEAST_LOGPROB = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
+class Instead:
+    """Who answered in the engine's place, and why the engine did not."""
+
+    by: str
+    reason: InsteadReason
+
+
+@dataclass(frozen=True, slots=True)
 class ToldCall:
     """What is new of the ``index``-th tool call, counted from 0 in the order in which they begin: its
     ``name`` with the first, and more of its ``arguments``."""
@@ -337,9 +367,11 @@ class Delta:
     ``logprobs`` has one entry for each id where they were asked for; ``prompt_logprobs`` one for each token
     of the prompt, None for its first, and is given once, with the first Delta.
 
+    ``repetition`` is set beside the finish_reason ``length`` where the answer was cut because it went on
+    saying the same.
+
     ``told`` is set on every Delta of an answer that was not read from ids, and on none of any other: it has
-    no ``token_ids``. ``instead`` is set on the first Delta of an answer that is not the engine's own: it
-    names who answered in its place; such an answer is always ``told``.
+    no ``token_ids``. ``instead`` is set on the first Delta of an answer that is not the engine's own.
     """
 
     text: str
@@ -351,7 +383,8 @@ class Delta:
     logprobs: Sequence[TokenLogprob] = ()
     prompt_logprobs: Sequence[TokenLogprob | None] = ()
     told: Told | None = None
-    instead: str | None = None
+    instead: Instead | None = None
+    repetition: bool = False
 
 
 @dataclass(slots=True)
@@ -370,6 +403,7 @@ class ModelCard:
 
     ``max_model_len`` is the context in tokens, prompt and answer together; ``vocabulary_size`` bounds the
     ids that a prompt may have; ``sampling_defaults`` are the values taken for fields a client leaves out.
+    ``max_running`` is how many requests it runs at once, None where it does not say.
     """
 
     name: str
@@ -380,6 +414,7 @@ class ModelCard:
     vocabulary_size: int = 2**31
     fingerprint: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+    max_running: int | None = None
 
 
 class DeltaStream(Protocol):

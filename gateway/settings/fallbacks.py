@@ -1,13 +1,15 @@
-"""Who answers where the engine does not; and a server that answers in its place altogether."""
+"""Who answers where the engine does not, and how it comes back; and a server that answers in its place
+altogether."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_settings import NoDecode
 
-from gateway.settings.fields import Section
+from gateway.settings.fields import Section, parsed_json
 
 if TYPE_CHECKING:
     from engine.upstream import Upstream
@@ -79,9 +81,56 @@ class UpstreamSettings(BaseModel):
         return Upstream(**self.model_dump(exclude={"api_key"}), api_key=key)
 
 
-class Fallbacks(Section):
-    """Who answers where the engine does not; and a server that answers in its place altogether."""
+NOTICE = "notice"
+"""What a fallback_notice is called where the others are called by their names."""
 
+
+def _told_apart(value: list[UpstreamSettings]) -> list[UpstreamSettings]:
+    names = [one.name for one in value]
+    if len({*names, NOTICE}) <= len(names):
+        raise ValueError(f"each needs a name of its own, and none is called {NOTICE}")
+    return value
+
+
+class Fallbacks(Section):
+    """Who answers where the engine does not, and how it comes back; and a server that answers in its place
+    altogether."""
+
+    fallbacks: Annotated[
+        list[UpstreamSettings], NoDecode, BeforeValidator(parsed_json), AfterValidator(_told_apart)
+    ] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Servers that answer where the engine can't, the first of them first: JSON list of "
+        'objects as {"name": "spare", "url": "https://host:8000/v1", "api_key": "..."}.',
+    )
+    fallback_notice: str | None = Field(
+        None,
+        min_length=1,
+        max_length=2000,
+        description="Text that is answered where neither the engine nor a fallback can; default: none, the "
+        "answer is a 503.",
+    )
+    fallback_on_overload: bool = Field(
+        False, description="Fallbacks also take the requests that the engine has no place for."
+    )
+    engine_restart: bool = Field(
+        True, description="An engine that has died is built anew; otherwise it stays dead."
+    )
+    engine_restart_seconds: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Pause before the second attempt to build a dead engine anew, in seconds; it doubles "
+        "with each further one.",
+    )
+    engine_restart_longest_seconds: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest pause between two such attempts, in seconds; an engine that has lived for so "
+        "long is built anew without one.",
+    )
     upstream_url: BaseUrl | None = Field(
         None,
         description="Engine upstream: base URL of the OpenAI-compatible server that answers, as "
