@@ -30,7 +30,7 @@ from gateway.access.accounts import Accounts
 from gateway.access.sessions import Sessions
 from gateway.fallbacks import rungs
 from gateway.generations import Generations
-from gateway.processes import adopt_orphans, end_descendants
+from gateway.processes import adopt_orphans, end_descendants, end_engine_processes
 from gateway.progress import Step
 from gateway.prompt_templates import read_templates
 from gateway.settings import DEMO, Settings
@@ -169,7 +169,7 @@ class Lifecycle:
             return await asyncio.to_thread(new)
         return RebuiltEngine(
             new,
-            end_descendants,
+            end_engine_processes,
             Pauses(settings.engine_restart_seconds, settings.engine_restart_longest_seconds),
             prove=self._prove if settings.proves_itself else None,
             restarts=settings.engine_restart,
