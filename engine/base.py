@@ -181,6 +181,17 @@ class StructuredOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class RepetitionStop:
+    """Ends an answer whose last tokens are the same sequence again and again: one of ``min_pattern_size`` to
+    ``max_pattern_size`` tokens, ``min_count`` times. Names and meaning are those of vLLM's
+    RepetitionDetectionParams; a ``max_pattern_size`` of 0 ends nothing."""
+
+    max_pattern_size: int
+    min_count: int
+    min_pattern_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are chosen and when to end; names, ranges and meaning are those of vLLM's SamplingParams.
 
@@ -190,7 +201,7 @@ class Sampling:
     beside each chosen one, ``prompt_logprobs`` the same for the prompt's tokens; None tells nothing.
     ``logit_bias`` is added to the logits of tokens, ``allowed_token_ids`` are the only ones that may be
     chosen, ``bad_words`` are texts that may not come. ``skip_special_tokens`` leaves special tokens out of
-    the text. A field that is None takes the model's default.
+    the text. ``repetition`` ends runaway answers. A field that is None takes the model's default.
     """
 
     max_tokens: int
@@ -215,6 +226,7 @@ class Sampling:
     prompt_logprobs: int | None = None
     structured: StructuredOutput | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    repetition: RepetitionStop | None = None
 
 
 AROUND_MESSAGE_TOKENS = 16
@@ -355,6 +367,9 @@ class Delta:
     ``logprobs`` has one entry for each id where they were asked for; ``prompt_logprobs`` one for each token
     of the prompt, None for its first, and is given once, with the first Delta.
 
+    ``repetition`` is set beside the finish_reason ``length`` where the answer was cut because it went on
+    saying the same.
+
     ``told`` is set on every Delta of an answer that was not read from ids, and on none of any other: it has
     no ``token_ids``. ``instead`` is set on the first Delta of an answer that is not the engine's own.
     """
@@ -369,6 +384,7 @@ class Delta:
     prompt_logprobs: Sequence[TokenLogprob | None] = ()
     told: Told | None = None
     instead: Instead | None = None
+    repetition: bool = False
 
 
 @dataclass(slots=True)
@@ -387,6 +403,7 @@ class ModelCard:
 
     ``max_model_len`` is the context in tokens, prompt and answer together; ``vocabulary_size`` bounds the
     ids that a prompt may have; ``sampling_defaults`` are the values taken for fields a client leaves out.
+    ``max_running`` is how many requests it runs at once, None where it does not say.
     """
 
     name: str
@@ -397,6 +414,7 @@ class ModelCard:
     vocabulary_size: int = 2**31
     fingerprint: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+    max_running: int | None = None
 
 
 class DeltaStream(Protocol):

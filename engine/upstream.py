@@ -16,10 +16,12 @@ its key; the log does not have the key either.
 
 from __future__ import annotations
 
+import functools
 import http.cookiejar
 import json
 import logging
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -46,6 +48,12 @@ UNKNOWN_MODEL_LEN = 32_768
 
 MOST_MODELS_BYTES = 4 * 1024**2
 KEEP_ALIVE_SECONDS = 30.0
+
+
+@functools.cache
+def trusted_authorities() -> ssl.SSLContext:
+    """Who may say for a server that it is itself; reading them takes long."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +184,7 @@ class UpstreamEngine:
                 max_keepalive_connections=upstream.most_connections,
                 keepalive_expiry=KEEP_ALIVE_SECONDS,
             ),
+            verify=trusted_authorities(),
             # Neither a proxy nor a .netrc that happens to be there.
             trust_env=False,
             follow_redirects=False,

@@ -26,6 +26,7 @@ from engine.base import (
     EngineOverloaded,
     GenerationRequest,
     ModelCard,
+    RepetitionStop,
     RequestRefused,
     StructuredOutput,
     Tokenizer,
@@ -86,6 +87,7 @@ class VllmEngine:
         self._final_kind: Any = None
         self._tokens_input: Any = None
         self._structured_outputs: Any = None
+        self._repetition_detection: Any = None
         self._by_priority = False
         self._tokenizer_knows_more = False
 
@@ -127,7 +129,11 @@ class VllmEngine:
         from vllm.config import StructuredOutputsConfig
         from vllm.inputs import tokens_input
         from vllm.platforms import current_platform
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.sampling_params import (
+            RepetitionDetectionParams,
+            RequestOutputKind,
+            StructuredOutputsParams,
+        )
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -157,7 +163,9 @@ class VllmEngine:
         self._delta_kind, self._final_kind = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
         self._tokens_input = tokens_input
         self._structured_outputs = StructuredOutputsParams
-        self._by_priority = self._llm.scheduler_config.policy == "priority"
+        self._repetition_detection = RepetitionDetectionParams
+        scheduler = self._llm.scheduler_config
+        self._by_priority = scheduler.policy == "priority"
         config = self._llm.model_config
         vocabulary_size = config.get_vocab_size()
         # vLLM then takes prompts with ids that the model has no place for, and dies of them.
@@ -175,6 +183,9 @@ class VllmEngine:
             sampling_defaults=defaults,
             vocabulary_size=vocabulary_size,
             fingerprint=f"vllm-{version}-{digest[:8]}",
+            # Of each of the engine's ranks, which share the requests.
+            max_running=(scheduler.max_num_active_seqs or scheduler.max_num_seqs)
+            * self._llm.vllm_config.parallel_config.data_parallel_size,
         )
 
     async def submit(self, request: GenerationRequest) -> VllmStream:
@@ -270,10 +281,21 @@ class VllmEngine:
             prompt_logprobs=sampling.prompt_logprobs,
             structured_outputs=None if structured is None else self._constraint(structured),
             logit_bias=dict(sampling.logit_bias) or None,
+            repetition_detection=self._repetition(sampling.repetition),
             detokenize=request.detokenize,
             output_kind=self._delta_kind if request.stream else self._final_kind,
             # The object is made for this request alone.
             skip_clone=True,
+        )
+
+    def _repetition(self, stop: RepetitionStop | None) -> Any:
+        """vLLM's RepetitionDetectionParams."""
+        if stop is None:
+            return None
+        return self._repetition_detection(
+            max_pattern_size=stop.max_pattern_size,
+            min_pattern_size=stop.min_pattern_size,
+            min_count=stop.min_count,
         )
 
     def _constraint(self, structured: StructuredOutput) -> Any:

@@ -18,13 +18,15 @@ from engine.base import (
     TokenLogprob,
 )
 
-# finish_reason of vLLM -> ours; "repetition" is its runaway detection.
+# vLLM's runaway detection. An answer that it cut is not whole, and says so as any client knows it.
+REPETITION = "repetition"
+# finish_reason of vLLM -> ours.
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
     "abort": "abort",
     "error": "error",
-    "repetition": "stop",
+    REPETITION: "length",
 }
 
 
@@ -73,6 +75,7 @@ class VllmStream:
             self._cached_tokens,
             self._queue_seconds,
         )
+        delta.repetition = completion.finish_reason == REPETITION
         if self._logprobs is not None and completion.token_ids:
             delta.logprobs = [
                 told_logprob(token_id, likely, self._logprobs)

@@ -1,7 +1,7 @@
 """The gateway's parts from their start to their end.
 
-Order of the start: prompt templates, database, schema, demo model, engine, self-check. Order of the
-end: requests drained, rows flushed, engine, database; then no process of ours is left. A start that
+Order of the start: prompt templates, guard list, database, schema, demo model, engine, self-check. Order
+of the end: requests drained, rows flushed, engine, database; then no process of ours is left. A start that
 fails or is interrupted ends what it had started.
 """
 
@@ -20,6 +20,7 @@ from typing import Any, cast
 from fastapi import Request
 
 from adapters.chat_format import ChatFormat, Conversation
+from adapters.guard import Guard
 from adapters.prompt_templates import PromptTemplates
 from engine import chatglm3_model, demo_model
 from engine.base import ChatMessage, Engine, EngineDead, EngineError, GenerationRequest, Sampling
@@ -27,9 +28,13 @@ from engine.ladder import Ladder
 from engine.rebuilt import Pauses, RebuiltEngine
 from gateway import metrics
 from gateway.access.accounts import Accounts
+from gateway.access.api_keys import ApiKeys
 from gateway.access.sessions import Sessions
+from gateway.admission.fair_queue import admission_of
 from gateway.fallbacks import rungs
 from gateway.generations import Generations
+from gateway.guard_file import read_guard
+from gateway.limits.chosen import new_limiter
 from gateway.processes import adopt_orphans, end_descendants, end_engine_processes
 from gateway.progress import Step
 from gateway.prompt_templates import read_templates
@@ -79,12 +84,13 @@ class Lifecycle:
         )
         seconds = settings.database_timeout_seconds
         self.accounts = Accounts(self.database, seconds)
-        self.sessions = Sessions(
-            self.database, settings.session_days, seconds, lambda: self.recorder.away is not None
-        )
+        self.sessions = Sessions(self.database, settings.session_days, seconds, self._database_is_away)
+        self.api_keys = ApiKeys(self.database, seconds, self._database_is_away)
+        self.limiter = new_limiter(settings, self.database)
         self._engine: Ladder | None = None
         self._chat_format: ChatFormat | None = None
         self._prompt_templates: PromptTemplates | None = None
+        self.guard: Guard | None = None
         self._generations: Generations | None = None
         self._interrupted = asyncio.Event()
 
@@ -117,6 +123,7 @@ class Lifecycle:
         settings = self.settings
         try:
             self._prompt_templates = await asyncio.to_thread(read_templates, settings.prompt_templates)
+            self.guard = await asyncio.to_thread(read_guard, settings.guard)
             await self._start_database()
             adopt_orphans()
             model = await self._model_folder()
@@ -137,7 +144,12 @@ class Lifecycle:
             # In a step that is too short to be interrupted.
             raise StartInterrupted
         self._generations = Generations(
-            self._engine, self.recorder, settings.commit_wait_seconds, overflow=self._engine.overflow
+            self._engine,
+            self.recorder,
+            settings.commit_wait_seconds,
+            limiter=self.limiter,
+            admission=admission_of(settings, self._engine.card.max_running),
+            overflow=self._engine.overflow,
         )
         metrics.watch_rows(self.recorder)
         metrics.watch_engine(self._engine, main if isinstance(main, RebuiltEngine) else None)
@@ -148,7 +160,11 @@ class Lifecycle:
             await self._interruptible(self.database.connect())
             await self._interruptible(self.database.check_schema())
             await self.recorder.start()
+            await self.limiter.start()
             self.housekeeping.start()
+
+    def _database_is_away(self) -> bool:
+        return self.recorder.away is not None
 
     async def _model_folder(self) -> Path:
         if self.settings.engine != "vllm":
@@ -212,9 +228,11 @@ class Lifecycle:
             last_first.push_async_callback(asyncio.to_thread, end_descendants)
             last_first.push_async_callback(self.database.close)
             last_first.callback(self.accounts.close)
+            last_first.callback(self.api_keys.close)
             if self._engine is not None:
                 last_first.push_async_callback(self._engine.shutdown)
             last_first.push_async_callback(self.recorder.stop, FLUSH_SECONDS)
+            last_first.push_async_callback(self.limiter.stop)
             last_first.push_async_callback(self.housekeeping.stop)
             await self.drain()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -11,11 +12,30 @@ from engine.ladder import Ladder
 from engine.rebuilt import RebuiltEngine
 from persistence.recorder import Recorder
 
+if TYPE_CHECKING:
+    from gateway.admission.fair_queue import FairQueue
+
 REQUESTS = Counter(
     "gateway_requests", "Requests that reached the engine, by how they ended.", ["endpoint", "outcome"]
 )
 RUNNING = Gauge("gateway_requests_running", "Requests between admission and the end of their row.")
 REFUSED = Counter("gateway_requests_refused", "Requests refused before the engine.", ["reason"])
+LEFT = Counter(
+    "gateway_requests_left", "Requests that ended while they waited for a place at the engine.", ["reason"]
+)
+QUEUE_WAIT = Histogram(
+    "gateway_queue_wait_seconds",
+    "From a request's arrival in the gateway's queue to its place at the engine.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
+QUEUE_DEPTH = Gauge("gateway_queue_depth", "Requests that wait for a place at the engine.")
+QUEUE_CALLERS = Gauge("gateway_queue_callers", "Callers who have requests that wait.")
+PLACES = Gauge("gateway_engine_places", "Places at the engine; 0: no bound.")
+PLACES_TAKEN = Gauge("gateway_engine_places_taken", "Places at the engine that requests hold.")
+GUARD_MATCHES = Counter("gateway_guard_matches", "What the guard list's rules found.", ["rule", "side"])
+GUARD_TOO_SLOW = Counter(
+    "gateway_guard_too_slow", "Texts that a rule of the guard list took too long for.", ["rule", "side"]
+)
 TTFT = Histogram(
     "gateway_time_to_first_token_seconds",
     "From the request's arrival to the engine's first output.",
@@ -88,6 +108,14 @@ def watch_rows(recorder: Recorder) -> None:
     JOURNAL_BYTES.set_function(lambda: backlog.bytes)
     JOURNAL_DAMAGED.set_function(lambda: backlog.damaged)
     DATABASE_AWAY.set_function(lambda: recorder.away is not None)
+
+
+def watch_queue(queue: FairQueue) -> None:
+    """Let the gauges of the queue show what ``queue`` knows."""
+    PLACES.set(queue.places)
+    PLACES_TAKEN.set_function(lambda: queue.places_taken)
+    QUEUE_DEPTH.set_function(lambda: queue.waiting)
+    QUEUE_CALLERS.set_function(lambda: queue.callers_waiting)
 
 
 def watch_engine(ladder: Ladder, rebuilt: RebuiltEngine | None) -> None:

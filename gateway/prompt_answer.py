@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.chat_format import Reader
+from adapters.guard import Guard
 from engine.base import GenerationRequest, Instead, ToolCall
 from gateway import metrics
 from gateway.choice import Choice
+from gateway.guarding import note_output
 from persistence.message_row import MessageRow
 
 log = logging.getLogger("gateway.generation")
@@ -20,13 +22,22 @@ log = logging.getLogger("gateway.generation")
 class Query:
     """One prompt before it runs: its row, and the engine's request for each of its choices.
 
-    ``field_names``: what the client calls fields that the engine knows by another name.
+    ``field_names``: what the client calls fields that the engine knows by another name. ``guard``: what the
+    answers may not say.
     """
 
     row: MessageRow
     requests: Sequence[GenerationRequest]
     new_reader: Callable[[], Reader]
     field_names: Mapping[str, str] = field(default_factory=dict)
+    guard: Guard | None = None
+
+    def choices(self) -> list[Choice]:
+        """Of a new answer."""
+        return [
+            Choice(request, self.new_reader(), self.field_names, self.guard.output() if self.guard else None)
+            for request in self.requests
+        ]
 
 
 class PromptAnswer:
@@ -35,7 +46,7 @@ class PromptAnswer:
     def __init__(self, query: Query) -> None:
         self._query = query
         self.row = query.row
-        self.choices = [Choice(request, query.new_reader(), query.field_names) for request in query.requests]
+        self.choices = query.choices()
         self.begun = False
 
     @property
@@ -87,6 +98,9 @@ class PromptAnswer:
         row.response = first.text
         if first.tool_calls:
             row.details["tool_calls"] = call_fields(first.tool_calls)
+        note_output(row, self.choices)
+        if any(choice.repetition for choice in self.choices):
+            row.meta_data["repetition"] = True
         if len(self.choices) > 1:
             row.meta_data["choices"] = [choice_counts(choice, ended) for choice in self.choices]
             row.details["choices"] = [choice_text(choice) for choice in self.choices]

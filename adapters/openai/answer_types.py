@@ -228,7 +228,7 @@ class CompletionChoice(TypedDict):
     index: Count
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "content_filter"]
     prompt_logprobs: NotRequired[PromptLogprobs]
     prompt_token_ids: NotRequired[PromptTokenIds]
     token_ids: NotRequired[TokenIds]

@@ -48,7 +48,17 @@ class Settings(Guard, Fallbacks, Admission, Limits, Rows, Access, Model, Serving
         """Whether callers have to say who they are."""
         if self.authentication is not None:
             return self.authentication
-        return self.host != "localhost" and not is_loopback(self.host)
+        return not self.on_loopback
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether nobody reaches the gateway but from this machine."""
+        return self.host == "localhost" or is_loopback(self.host)
+
+    @property
+    def registers(self) -> bool:
+        """Whether strangers may make themselves users."""
+        return not self.authenticates if self.registration is None else self.registration == "open"
 
     @model_validator(mode="after")
     def _has_upstream(self) -> Self:
