@@ -153,7 +153,7 @@ class Choice:
             self._calls[call.index][1].append(call.arguments)
 
     async def _end_in_engine(self) -> None:
-        """The reader or the guard ends the answer: end the request, and count what was generated beyond it."""
+        """The reader or the guard ends the answer: end the request, and count what was generated beyond."""
         if not self._aborted:
             self.end_reason = self._end_reason("stop")
         await self._abort_in_engine()
