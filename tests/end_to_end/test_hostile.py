@@ -17,7 +17,7 @@ from gateway.settings import load
 from tests.end_to_end.served import Gateway
 
 DEEP = 100_000
-LONG = 1_000_000
+LONG = 200_000
 
 
 def nested(opening: bytes, closing: bytes = b"", depth: int = DEEP) -> bytes:
@@ -40,7 +40,7 @@ BODIES: Mapping[str, bytes] = {
     "NUL": b'{"query": "\x00"}',
     "deep lists": nested(b"[", b"]"),
     "deep lists, open": nested(b"["),
-    "deep objects": nested(b'{"a":', b"1" + b"}" * DEEP),
+    "deep objects": nested(b'{"a":') + b"1" + b"}" * DEEP,
     "deep in a field": b'{"messages": ' + nested(b"[", b"]") + b"}",
     "deep in an unknown field": b'{"query": "a", "prompt": "a", "x": ' + nested(b"[", b"]") + b"}",
     "deep in a schema": b'{"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function", '
@@ -60,12 +60,12 @@ BODIES: Mapping[str, bytes] = {
 }
 
 
-def posts() -> Iterator[str]:
-    """Of the route table: none can be forgotten."""
+def posts() -> Iterator[tuple[str, str]]:
+    """Method and path of each route that takes a body, of the route table: none can be forgotten."""
     settings = load({"engine": "simulated"})
     for route in create_app(settings, Lifecycle(settings)).routes:
-        if isinstance(route, APIRoute) and route.methods & {"POST", "PUT", "PATCH"}:
-            yield route.path
+        if isinstance(route, APIRoute) and not route.path.endswith("/logout"):
+            yield from ((method, route.path) for method in route.methods & {"POST", "PUT", "PATCH"})
 
 
 def check_shape(path: str, answer: httpx.Response) -> None:
@@ -82,13 +82,15 @@ def check_shape(path: str, answer: httpx.Response) -> None:
         assert len(body["error"]["message"]) < 5000
 
 
-@pytest.mark.parametrize("path", sorted(set(posts())))
-def test_a_hostile_body_is_refused_in_the_routes_own_shape(simulated: Gateway, path: str) -> None:
+@pytest.mark.parametrize(("method", "path"), sorted(set(posts())))
+def test_a_hostile_body_is_refused_in_the_routes_own_shape(
+    simulated: Gateway, method: str, path: str
+) -> None:
     url = path.replace("{kind:path}", "x").replace("{", "").replace("}", "")
     broken = 0
     with httpx.Client(base_url=simulated.base_url, timeout=60) as client:
         for name, body in BODIES.items():
-            answer = client.post(url, content=body, headers={"content-type": "application/json"})
+            answer = client.request(method, url, content=body, headers={"content-type": "application/json"})
             assert answer.status_code < 500, (name, answer.text[:300])
             if answer.status_code >= 400:
                 broken += 1
