@@ -28,12 +28,17 @@ from persistence.message_row import MessageRow
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One prompt of a request: what the engine is given, what the client wants repeated, and its row."""
+    """One prompt of a request: what the engine is given, what the client wants repeated, and its row.
+
+    ``completion`` is the text to continue, None for a chat; with ``is_ids`` it was given as token ids.
+    """
 
     prompt: Prompt
     messages: Sequence[ChatMessage]
     echo: str
     row: MessageRow
+    completion: str | None = None
+    is_ids: bool = False
 
 
 async def chat_asked(
@@ -49,7 +54,7 @@ async def chat_asked(
     found = await guarded(lifecycle.guard, lifecycle.chat_format, body, request.state.request_id)
     last_query = next((message.text for message in reversed(body.messages) if message.role == "user"), "")
     row = new_row(request, lifecycle, caller, body, last_query, chat_type)
-    row.meta_data = asked_fields(body) | found
+    row.meta_data = asked_fields(body, caller) | found
     if len(body.messages) > 1 or body.messages[0].role != "user":
         row.messages = [message.stored_fields() for message in body.messages]
     row.details = body.history_fields() | body.tool_fields()
@@ -68,7 +73,7 @@ async def completion_asked(
     check(body, lifecycle.engine.card)
     await check_conversation(lifecycle, caller, body.conversation_id)
     found = await guarded(lifecycle.guard, lifecycle.chat_format, body, request.state.request_id)
-    shared = asked_fields(body) | found
+    shared = asked_fields(body, caller) | found
     turns = await stored_turns(lifecycle, caller, body, "completion")
     chat_format, card, templates = lifecycle.chat_format, lifecycle.engine.card, lifecycle.prompt_templates
     asked: list[Asked] = []
@@ -84,7 +89,8 @@ async def completion_asked(
             row.meta_data["answer"] = {"id": (asked[0].row if asked else row).id.hex, "prompt": place}
         if body.only_prompt:
             prompt = replace(prompt, new_reader=SilentReader)
-        asked.append(Asked(prompt, (ChatMessage("user", text),), text if body.echo else "", row))
+        echo, is_ids = text if body.echo else "", not isinstance(given, str)
+        asked.append(Asked(prompt, (ChatMessage("user", text),), echo, row, text, is_ids))
     return asked
 
 
@@ -103,9 +109,10 @@ def new_row(
     )
 
 
-def asked_fields(body: Body) -> dict[str, Any]:
-    """What was asked for beside all text, for the row's meta_data."""
-    return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields()
+def asked_fields(body: Body, caller: Caller) -> dict[str, Any]:
+    """What was asked for beside all text, and with which key, for the row's meta_data."""
+    key = {} if caller.key_id is None else {"key": caller.key_id.hex}
+    return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields() | key
 
 
 def turns_field(body: Body, turns: int) -> dict[str, Any]:
@@ -118,18 +125,28 @@ def opened(
 ) -> Generation:
     """The way of a request through the gateway. ``param``: the field that a prompt comes from, for errors.
     Raises InvalidRequest."""
+    most_tokens = body.token_limit
+    if most_tokens is None:
+        prompt_tokens = sum(len(one.prompt.token_ids) for one in asked)
+        limiter = lifecycle.generations.limiter
+        most_tokens = limiter.answer_tokens(caller, prompt_tokens, body.answer_count)
+        if most_tokens is not None:
+            # The engine refuses less than min_tokens.
+            most_tokens = max(most_tokens, body.min_tokens or 0)
     return lifecycle.generations.open(
-        [query_of(lifecycle, body, one, param) for one in asked],
+        [query_of(lifecycle, body, one, param, most_tokens) for one in asked],
         request.receive,
         deadline_seconds(request.headers, lifecycle.settings.request_timeout_seconds),
         caller,
     )
 
 
-def query_of(lifecycle: Lifecycle, body: Body, asked: Asked, param: str) -> Query:
-    """The engine's requests for one prompt: one for each choice. Raises InvalidRequest."""
+def query_of(lifecycle: Lifecycle, body: Body, asked: Asked, param: str, most_tokens: int | None) -> Query:
+    """The engine's requests for one prompt: one for each choice, of at most ``most_tokens``. Raises
+    InvalidRequest."""
     prompt, card, repetition = asked.prompt, lifecycle.engine.card, lifecycle.settings.repetition
-    budget = token_budget(prompt.token_ids, body.token_limit, card, body.field_names.get("prompt", param))
+    budget = token_budget(prompt.token_ids, most_tokens, card, body.field_names.get("prompt", param))
+    as_asked = replace(body.as_asked, completion=asked.completion, is_ids=asked.is_ids)
     requests = [
         GenerationRequest(
             request_id=asked.row.id.hex + (f"-{choice}" if choice else ""),
@@ -140,6 +157,7 @@ def query_of(lifecycle: Lifecycle, body: Body, asked: Asked, param: str) -> Quer
             detokenize=not prompt.reads_ids,
             priority=body.priority or 0,
             cache_salt=body.cache_salt,
+            asked=as_asked,
         )
         for choice in range(body.choice_count)
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from adapters.chat_format import Reader
 from adapters.guard import Guard
-from engine.base import GenerationRequest, ToolCall
+from engine.base import GenerationRequest, Instead, ToolCall
 from gateway import metrics
 from gateway.choice import Choice
 from gateway.guarding import note_output
@@ -62,8 +62,11 @@ class PromptAnswer:
     @property
     def prompt_tokens(self) -> int:
         """The prompt counts once, however many choices answer it. An engine that broke has not told; the
-        prompt is known all the same."""
-        return self.choices[0].prompt_tokens or len(self._query.requests[0].prompt_token_ids)
+        prompt is known all the same, but for whoever answered in messages."""
+        first = self.choices[0]
+        if first.told:
+            return first.prompt_tokens
+        return first.prompt_tokens or len(self._query.requests[0].prompt_token_ids)
 
     @property
     def completion_tokens(self) -> int:
@@ -74,6 +77,16 @@ class PromptAnswer:
     def cached_tokens(self) -> int:
         """Of the prompt, as the first choice found it."""
         return self.choices[0].cached_tokens
+
+    @property
+    def instead(self) -> list[Instead]:
+        """Who answered choices in the engine's place, each once."""
+        return list(dict.fromkeys(choice.instead for choice in self.choices if choice.instead is not None))
+
+    @property
+    def counted(self) -> bool:
+        """Whether the counts are all that was used; who answered in the engine's place may not tell."""
+        return all(choice.counted for choice in self.choices)
 
     def fill_row(self, ended: str, error: BaseException | None) -> None:
         """Say in the row how it ended: completed where all choices are finished and nothing failed, else
@@ -91,10 +104,17 @@ class PromptAnswer:
         if len(self.choices) > 1:
             row.meta_data["choices"] = [choice_counts(choice, ended) for choice in self.choices]
             row.details["choices"] = [choice_text(choice) for choice in self.choices]
+        if self.instead:
+            row.meta_data["degraded"] = {
+                "by": names_of(self.instead),
+                "reason": self.instead[0].reason,
+            }
         if first.queue_seconds is not None:
             row.queue_ms = round(first.queue_seconds * 1000, 3)
         row.prompt_tokens, row.cached_tokens = self.prompt_tokens, self.cached_tokens
         row.completion_tokens = self.completion_tokens
+        if not self.counted:
+            row.meta_data["usage"] = "untold"
         if row.status == "error":
             # The client is told less than the operator.
             cause = (error.__cause__ or error) if error is not None else "The engine ended the request."
@@ -104,6 +124,13 @@ class PromptAnswer:
         metrics.PROMPT_TOKENS.inc(row.prompt_tokens)
         metrics.COMPLETION_TOKENS.inc(row.completion_tokens)
         metrics.CACHED_TOKENS.inc(row.cached_tokens)
+        for instead in self.instead:
+            metrics.DEGRADED.labels(instead.by, instead.reason).inc()
+
+
+def names_of(instead: Sequence[Instead]) -> str:
+    """Those who answered, each once."""
+    return ", ".join(dict.fromkeys(one.by for one in instead))
 
 
 def choice_counts(choice: Choice, ended: str) -> dict[str, Any]:

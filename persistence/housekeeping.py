@@ -6,6 +6,7 @@
     lost rows   every 15 s   what dead gateways left running is closed as lost
     retention   every hour   what is older than it may be is dropped
     sessions    every hour   those that have expired are deleted
+    limits      every hour   what was used on days that have passed is deleted
 
 Several gateways do the same at the same time: each of these can stand that. None of it is in the way of a
 request, so a failure is logged when it begins, changes or ends, and tried again.
@@ -18,11 +19,11 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from persistence import liveness, partitions, retention, sessions
+from persistence import limit_days, liveness, partitions, retention, sessions
 from persistence.database import Database, first_line
 
 log = logging.getLogger("gateway.housekeeping")
@@ -62,6 +63,7 @@ class Housekeeping:
             Job("closing lost rows", LOST_SECONDS, RUN_SECONDS, self._close_lost),
             Job("retention", HOUR, RETENTION_RUN_SECONDS, self._drop_expired),
             Job("ending sessions", HOUR, RUN_SECONDS, self._end_sessions),
+            Job("forgetting past limits", HOUR, RUN_SECONDS, self._forget_limits),
         ]
         self._problems: dict[str, str] = {}
         self._connection: asyncpg.Connection | None = None
@@ -150,3 +152,8 @@ class Housekeeping:
     async def _end_sessions(self, connection: asyncpg.Connection) -> str:
         deleted = await sessions.delete_expired(connection, datetime.now(UTC))
         return f"{deleted} have expired" if deleted else ""
+
+    async def _forget_limits(self, connection: asyncpg.Connection) -> str:
+        # The day before is still today where a gateway's clock is behind.
+        await limit_days.forget(connection, datetime.now(UTC).date() - timedelta(days=1))
+        return ""

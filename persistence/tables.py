@@ -181,5 +181,25 @@ usage_by_day = Table(
 )
 """The sums of months whose rows were dropped."""
 
+limit_use = Table(
+    "limit_use",
+    metadata,
+    # As a Caller's name: key:…, user:… or address:….
+    Column("account", Text, primary_key=True),
+    # The last day of UTC on which it was used, and the tokens of that day.
+    Column("day", Date, nullable=False),
+    Column("day_tokens", BIGINT, nullable=False, server_default="0"),
+    # Where several gateways share limits, see limit_windows: the seconds of the last minute, as they are
+    # counted from 1970, with what was taken in each.
+    Column("seconds", ARRAY(BIGINT), nullable=False, server_default="{}"),
+    Column("requests", ARRAY(BIGINT), nullable=False, server_default="{}"),
+    Column("tokens", ARRAY(BIGINT), nullable=False, server_default="{}"),
+    # Which gateways run how many of its requests, and until when that holds.
+    Column("holders", ARRAY(BIGINT), nullable=False, server_default="{}"),
+    Column("held", ARRAY(BIGINT), nullable=False, server_default="{}"),
+    Column("held_until", ARRAY(Float), nullable=False, server_default="{}"),
+)
+"""How much of its limits an account has used."""
+
 gateway_id = Sequence("gateway_id_seq", data_type=Integer, metadata=metadata, cycle=True)
 """One number for each life of a gateway."""

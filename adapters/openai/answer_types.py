@@ -114,7 +114,7 @@ class AssistantMessage(TypedDict):
     ]
 
 
-ChatFinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "function_call", "content_filter"]
+ChatFinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 
 
 @closed
@@ -139,7 +139,9 @@ class ChatCompletion(TypedDict):
     service_tier: NotRequired[Literal["default"]]
     system_fingerprint: Fingerprint
     choices: list[ChatChoice]
-    usage: Usage
+    usage: NotRequired[
+        Annotated[Usage, Field(description="Left out where who answered in the engine's place tells none.")]
+    ]
     prompt_logprobs: NotRequired[PromptLogprobs]
     prompt_token_ids: NotRequired[PromptTokenIds]
 
@@ -242,7 +244,9 @@ class Completion(TypedDict):
     model: str
     system_fingerprint: Fingerprint
     choices: list[CompletionChoice]
-    usage: Usage
+    usage: NotRequired[
+        Annotated[Usage, Field(description="Left out where who answered in the engine's place tells none.")]
+    ]
 
 
 @closed

@@ -97,6 +97,12 @@ class Sessions:
         self._ended += 1
         self._known.pop(sessions.hash_of(token), None)
 
+    def forget_user(self, user_id: UUID) -> None:
+        """He has been changed: PostgreSQL is asked before his sessions are used again."""
+        self._ended += 1
+        for key in [key for key, known in self._known.items() if known.session.user_id == user_id]:
+            del self._known[key]
+
     def _not_expired(self, key: bytes, session: Session) -> Session | None:
         if session.expire_time > datetime.now(UTC):
             return session

@@ -27,6 +27,10 @@ class Limiter(Protocol):
         """Take a request that uses at most so many ``tokens``. Raises RateLimitExceeded, InsufficientQuota,
         and InvalidRequest for more than the caller can ever have."""
 
+    def answer_tokens(self, caller: Caller, prompt_tokens: int, answers: int) -> int | None:
+        """The most tokens of each of so many answers where the client names no number; None: as many as the
+        model's context has room for."""
+
 
 class Unlimited:
     """Where nobody has limits; the Reservation, too."""
@@ -36,5 +40,11 @@ class Unlimited:
     async def reserve(self, caller: Caller, tokens: int) -> Reservation:
         return self
 
+    def answer_tokens(self, caller: Caller, prompt_tokens: int, answers: int) -> int | None:
+        return None
+
     def settle(self, tokens: int) -> None:
         pass
+
+
+UNLIMITED = Unlimited()
