@@ -7,7 +7,7 @@
 # make install      only set up
 #
 # Honoured: HOST PORT MODEL ENGINE DATABASE_URL DATA_DIR WEB_ROOT (see 'chatglm-gateway settings'),
-#           AUTHENTICATION=yes, VARIANT=auto|cpu|cuda|none (which vLLM is installed),
+#           AUTHENTICATION=yes|no, REGISTRATION=open|closed, VARIANT=auto|cpu|cuda|none (which vLLM is installed),
 #           PYTHON (which interpreter)
 
 BIN := .venv/bin
@@ -24,13 +24,22 @@ serve: install
 	    $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') \
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(ENGINE),--engine '$(ENGINE)') \
 	    $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(if $(WEB_ROOT),--web-root '$(WEB_ROOT)') \
-	    $(if $(filter yes,$(AUTHENTICATION)),--authentication)
+	    $(if $(filter yes,$(AUTHENTICATION)),--authentication) \
+	    $(if $(filter no,$(AUTHENTICATION)),--no-authentication) \
+	    $(if $(REGISTRATION),--registration '$(REGISTRATION)')
 
-# The tests of the real engine mostly wait for it to start: all others run beside them.
+# The tests of the real engine mostly wait for it to start, those of whole gateways for these: all run beside
+# each other, and the first one shows as it goes.
+GATEWAYS := tests/end_to_end tests/faults tests/browser
+
 test: install $(if $(and $(shell command -v node 2>&1),$(shell command -v npm 2>&1)),$(NODE_PACKAGES))
-	@mkdir -p build; $(BIN)/python -m pytest -m vllm >build/tests-vllm.txt 2>&1 & vllm=$$!; \
-	    $(BIN)/python -m pytest -m 'not vllm'; others=$$?; \
-	    wait $$vllm; vllm=$$?; cat build/tests-vllm.txt; exit $$((others ? others : vllm))
+	@mkdir -p build; \
+	    $(BIN)/python -m pytest -m vllm >build/tests-vllm.txt 2>&1 & vllm=$$!; \
+	    $(BIN)/python -m pytest -m 'not vllm' $(GATEWAYS) >build/tests-gateways.txt 2>&1 & gateways=$$!; \
+	    $(BIN)/python -m pytest -m 'not vllm' $(GATEWAYS:%=--ignore %); others=$$?; \
+	    wait $$gateways; gateways=$$?; cat build/tests-gateways.txt; \
+	    wait $$vllm; vllm=$$?; cat build/tests-vllm.txt; \
+	    exit $$((others ? others : gateways ? gateways : vllm))
 
 test-faults: install
 	FAULTS=long $(BIN)/python -m pytest -s --timeout 7200 tests/faults

@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 
 from engine.base import ChatMessage, Delta, FinishReason, StructuredOutput, TokenLogprob, Tool, ToolCall
 
-EndReason = Literal["stop", "length", "tool_calls"]
-"""Why an answer ended by itself, as OpenAI's finish_reason has it."""
+EndReason = Literal["stop", "length", "tool_calls", "content_filter"]
+"""Why an answer ended, as OpenAI's finish_reason has it; ``content_filter`` where a guard ended it."""
 
 
 class UnrenderablePrompt(Exception):

@@ -35,11 +35,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-ChatFormatName = Literal["chat_template", "chatglm3", "code_points"]
+ChatFormatName = Literal["chat_template", "chatglm3", "code_points", "messages"]
 """How a model is spoken to; ``adapters`` has one implementation for each name."""
 
-FinishReason = Literal["stop", "length", "abort", "error"]
-"""Why an engine ended a request. ``abort``: it was told to."""
+FinishReason = Literal["stop", "length", "content_filter", "abort", "error"]
+"""Why an engine ended a request. ``abort``: it was told to; ``content_filter``: it will not tell the rest."""
+
+InsteadReason = Literal["engine_dead", "engine_failed", "overloaded"]
+"""Why another answers: the engine is gone, it failed on this request, or it has no place for it."""
 
 
 class EngineError(Exception):
@@ -66,7 +69,14 @@ class GenerationFailed(EngineError):
 
 
 class EngineDead(EngineError):
-    """The engine's processes are gone; every request fails until it is built anew."""
+    """The engine's processes are gone; every request fails until it is built anew.
+
+    ``untold`` is all that it had generated of this request, where it had told nothing of it.
+    """
+
+    def __init__(self, message: str = "", untold: Delta | None = None) -> None:
+        super().__init__(message)
+        self.untold = untold
 
 
 class Tokenizer(Protocol):
@@ -161,11 +171,24 @@ class StructuredOutput:
 
     ``value`` is a JSON schema (an object, or its text) for ``json``, None for ``json_object``, a regular
     expression for ``regex``, a list of texts for ``choice``, a grammar for ``grammar``: in the EBNF that
-    vLLM's grammar backend takes.
+    vLLM's grammar backend takes. ``name`` and ``strict`` are what a client said of a JSON schema beside it.
     """
 
     kind: Literal["json", "json_object", "regex", "choice", "grammar"]
     value: Any = None
+    name: str = field(default="answer", compare=False)
+    strict: bool | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RepetitionStop:
+    """Ends an answer whose last tokens are the same sequence again and again: one of ``min_pattern_size`` to
+    ``max_pattern_size`` tokens, ``min_count`` times. Names and meaning are those of vLLM's
+    RepetitionDetectionParams; a ``max_pattern_size`` of 0 ends nothing."""
+
+    max_pattern_size: int
+    min_count: int
+    min_pattern_size: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +201,7 @@ class Sampling:
     beside each chosen one, ``prompt_logprobs`` the same for the prompt's tokens; None tells nothing.
     ``logit_bias`` is added to the logits of tokens, ``allowed_token_ids`` are the only ones that may be
     chosen, ``bad_words`` are texts that may not come. ``skip_special_tokens`` leaves special tokens out of
-    the text. A field that is None takes the model's default.
+    the text. ``repetition`` ends runaway answers. A field that is None takes the model's default.
     """
 
     max_tokens: int
@@ -203,13 +226,50 @@ class Sampling:
     prompt_logprobs: int | None = None
     structured: StructuredOutput | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    repetition: RepetitionStop | None = None
+
+
+AROUND_MESSAGE_TOKENS = 16
+"""What a chat template may put around a message, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsAsked:
+    """What a client asked beside messages and sampling, before it became ids and constraints of one model.
+
+    ``completion`` is the text to continue, None for a chat; with ``is_ids`` it was given as token ids.
+    ``max_tokens`` is None where the client named none. ``stop``, ``stop_token_ids``, ``logit_bias``,
+    ``structured`` and ``skip_special_tokens`` are the client's own, without what the model's chat format
+    adds. ``tools`` are the functions that the model is told of, ``may_call`` those of them that the answer
+    may call; with ``must_call`` it has to call one of these. ``token_ids``: the client wants to be told the
+    ids. The rest is what a chat template, or what begins a text, is told.
+    """
+
+    completion: str | None = None
+    is_ids: bool = False
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    structured: StructuredOutput | None = None
+    skip_special_tokens: bool = True
+    tools: tuple[Tool, ...] = ()
+    may_call: tuple[Tool, ...] = ()
+    must_call: bool = False
+    parallel_tool_calls: bool = True
+    token_ids: bool = False
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One request to an engine.
 
-    ``messages`` travel beside the ids for engines that are spoken to in text. ``stream`` says whether
+    ``messages``, and what was ``asked`` beside them, travel beside the ids for engines that are spoken to in
+    text; without ``asked``, ``messages`` and ``sampling`` say all. ``stream`` says whether
     the caller wants deltas as they come; otherwise an engine may answer with one Delta at the end.
     Where ``detokenize`` is false the caller reads the ids itself: an engine may leave the text out.
     A lower ``priority`` runs earlier, where the engine schedules by it; prompts share cached computation
@@ -224,6 +284,18 @@ class GenerationRequest:
     detokenize: bool = True
     priority: int = 0
     cache_salt: str | None = None
+    asked: AsAsked | None = None
+
+    @property
+    def most_prompt_tokens(self) -> int:
+        """How many tokens the prompt has; where its ids are not known, how many it can have: none is shorter
+        than a byte."""
+        if self.prompt_token_ids or self.asked is None:
+            return len(self.prompt_token_ids)
+        texts = [message.content for message in self.messages]
+        texts += [call.arguments for message in self.messages for call in message.tool_calls]
+        texts += [str(tool.definition) for tool in self.asked.tools]
+        return sum(len(text.encode(errors="surrogatepass")) + AROUND_MESSAGE_TOKENS for text in texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +313,48 @@ LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not have; as OpenAI has it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """Who answered in the engine's place, and why the engine did not."""
+
+    by: str
+    reason: InsteadReason
+
+
+@dataclass(frozen=True, slots=True)
+class ToldCall:
+    """What is new of the ``index``-th tool call, counted from 0 in the order in which they begin: its
+    ``name`` with the first, and more of its ``arguments``."""
+
+    index: int
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToldLogprob:
+    """A token's bytes, its natural log-probability, and the likeliest tokens at its place with theirs."""
+
+    token: bytes
+    logprob: float
+    top: Sequence[tuple[bytes, float]] = ()
+
+
+@dataclass(slots=True)
+class Told:
+    """What stands in a Delta whose text needs no reading, because whoever answered has told text and calls
+    apart.
+
+    ``completion_tokens`` is how many tokens were generated since the last Delta, as far as it is told;
+    ``counted``: with this Delta, which is the last, all tokens of prompt and answer have been told.
+    """
+
+    tool_calls: Sequence[ToldCall] = ()
+    logprobs: Sequence[ToldLogprob] = ()
+    completion_tokens: int = 0
+    counted: bool = False
+
+
 @dataclass(slots=True)
 class Delta:
     """What is new since the last one: text, and the ids it was read from.
@@ -253,8 +367,11 @@ class Delta:
     ``logprobs`` has one entry for each id where they were asked for; ``prompt_logprobs`` one for each token
     of the prompt, None for its first, and is given once, with the first Delta.
 
-    ``instead`` is set on the first Delta of an answer that is not the engine's own: it names who answered in
-    its place.
+    ``repetition`` is set beside the finish_reason ``length`` where the answer was cut because it went on
+    saying the same.
+
+    ``told`` is set on every Delta of an answer that was not read from ids, and on none of any other: it has
+    no ``token_ids``. ``instead`` is set on the first Delta of an answer that is not the engine's own.
     """
 
     text: str
@@ -265,16 +382,19 @@ class Delta:
     queue_seconds: float | None = None
     logprobs: Sequence[TokenLogprob] = ()
     prompt_logprobs: Sequence[TokenLogprob | None] = ()
-    instead: str | None = None
+    told: Told | None = None
+    instead: Instead | None = None
+    repetition: bool = False
 
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens, counted by the engine."""
+    """Tokens, counted by the engine. ``untold``: there are more, nobody knows how many."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    untold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +403,7 @@ class ModelCard:
 
     ``max_model_len`` is the context in tokens, prompt and answer together; ``vocabulary_size`` bounds the
     ids that a prompt may have; ``sampling_defaults`` are the values taken for fields a client leaves out.
+    ``max_running`` is how many requests it runs at once, None where it does not say.
     """
 
     name: str
@@ -293,6 +414,7 @@ class ModelCard:
     vocabulary_size: int = 2**31
     fingerprint: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+    max_running: int | None = None
 
 
 class DeltaStream(Protocol):

@@ -23,6 +23,7 @@ from engine.base import (
     FinishReason,
     GenerationRequest,
     ModelCard,
+    RepetitionStop,
     RequestRefused,
     Sampling,
     TokenLogprob,
@@ -108,11 +109,12 @@ class SimulatedEngine:
 
 
 class Echo(NamedTuple):
-    """The answer's text, how many tokens it took, and why it ended."""
+    """The answer's text, how many tokens it took, why it ended, and if it was cut for saying the same."""
 
     text: str
     tokens: int
     finish_reason: FinishReason
+    repetition: bool = False
 
 
 class SimulatedStream:
@@ -186,6 +188,7 @@ class SimulatedStream:
         ids = [ord(character) for character in self._source[self._reported : self._tokens]]
         self._sent, self._reported = end, self._tokens
         delta = Delta(text, ids, finish_reason, len(self._prompt_token_ids))
+        delta.repetition = self._echo.repetition and finish_reason == "length"
         if self._logprobs is not None:
             delta.logprobs = certain(ids, self._logprobs)
         if self._prompt_logprobs is not None and self._prompt_token_ids:
@@ -207,10 +210,14 @@ def cut(text: str, sampling: Sampling) -> Echo:
     ``min_tokens`` tokens. After them the first token that completes a stop string, begun where it may, or
     that is itself a stop token, ends it; where both do, the stop token; of stop strings that end together
     the first of the list. The stop is counted, and is in the text only if asked for. An echo shorter than
-    ``min_tokens`` is over all the same.
+    ``min_tokens`` is over all the same. A sequence that stands there too often ends it, where nothing else
+    does at the same token.
     """
     limit = min(len(text), sampling.max_tokens)
     least = sampling.min_tokens
+    repeated = None if sampling.repetition is None else repeated_at(text, least, sampling.repetition)
+    cut_short = repeated is not None and repeated < limit
+    limit = repeated if repeated is not None and cut_short else limit
     ends = []
     for order, stop in enumerate(sampling.stop):
         start = text.find(stop, max(least + 1 - len(stop), 0), limit)
@@ -223,7 +230,21 @@ def cut(text: str, sampling: Sampling) -> Echo:
     if ends:
         end, _, start = min(ends)
         return Echo(text[: end if sampling.include_stop_str_in_output else start], end, "stop")
-    return Echo(text[:limit], limit, "length" if limit < len(text) else "stop")
+    finish_reason: FinishReason = "length" if limit < len(text) else "stop"
+    return Echo(text[:limit], limit, finish_reason, cut_short)
+
+
+def repeated_at(text: str, least: int, stop: RepetitionStop) -> int | None:
+    """After how many tokens, ``least`` or more, the last ones are one sequence too often."""
+    found = None
+    for size in range(stop.min_pattern_size, stop.max_pattern_size + 1):
+        same = 0
+        for at in range(size, len(text) if found is None else found - 1):
+            same = same + 1 if text[at] == text[at - size] else 0
+            if same >= size * (stop.min_count - 1) and at + 1 >= least:
+                found = at + 1
+                break
+    return found
 
 
 def check_echo(echo: str, sampling: Sampling) -> None:

@@ -26,6 +26,7 @@ from engine.base import (
     EngineOverloaded,
     GenerationRequest,
     ModelCard,
+    RepetitionStop,
     RequestRefused,
     StructuredOutput,
     Tokenizer,
@@ -35,11 +36,12 @@ from engine.base import (
 )
 from engine.process_guard import GATEWAY_PID
 from engine.refusals import check_ids, check_sampling, check_structured, fault, refused_as_said
-from engine.vllm_stream import VllmStream, failure, reason
+from engine.vllm_stream import VllmStream, failure, keep_untold, reason
 
 log = logging.getLogger("gateway.engine")
 
 SHUTDOWN_SECONDS = 20.0
+FIRST_ANSWER_SECONDS = 60.0
 
 CPU_KV_CACHE_BYTES = 1024**3
 MEMORY_ARGUMENTS = {"kv_cache_memory_bytes", "gpu_memory_utilization"}
@@ -85,6 +87,7 @@ class VllmEngine:
         self._final_kind: Any = None
         self._tokens_input: Any = None
         self._structured_outputs: Any = None
+        self._repetition_detection: Any = None
         self._by_priority = False
         self._tokenizer_knows_more = False
 
@@ -108,6 +111,9 @@ class VllmEngine:
         """
         try:
             await asyncio.to_thread(self._construct)
+            # vLLM asks its process with the first request, which would wait for ever for one that has died.
+            async with asyncio.timeout(FIRST_ANSWER_SECONDS):
+                await self._llm.get_supported_tasks()
         except ImportError as error:
             raise EngineError(
                 f"vLLM is not installed ({error}): install the extra 'cpu' or 'cuda', "
@@ -123,7 +129,11 @@ class VllmEngine:
         from vllm.config import StructuredOutputsConfig
         from vllm.inputs import tokens_input
         from vllm.platforms import current_platform
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.sampling_params import (
+            RepetitionDetectionParams,
+            RequestOutputKind,
+            StructuredOutputsParams,
+        )
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -148,11 +158,14 @@ class VllmEngine:
             ),
             usage_context=UsageContext.OPENAI_API_SERVER,
         )
+        keep_untold(self._llm.output_processor)
         self._sampling_params = SamplingParams
         self._delta_kind, self._final_kind = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
         self._tokens_input = tokens_input
         self._structured_outputs = StructuredOutputsParams
-        self._by_priority = self._llm.scheduler_config.policy == "priority"
+        self._repetition_detection = RepetitionDetectionParams
+        scheduler = self._llm.scheduler_config
+        self._by_priority = scheduler.policy == "priority"
         config = self._llm.model_config
         vocabulary_size = config.get_vocab_size()
         # vLLM then takes prompts with ids that the model has no place for, and dies of them.
@@ -170,6 +183,9 @@ class VllmEngine:
             sampling_defaults=defaults,
             vocabulary_size=vocabulary_size,
             fingerprint=f"vllm-{version}-{digest[:8]}",
+            # Of each of the engine's ranks, which share the requests.
+            max_running=(scheduler.max_num_active_seqs or scheduler.max_num_seqs)
+            * self._llm.vllm_config.parallel_config.data_parallel_size,
         )
 
     async def submit(self, request: GenerationRequest) -> VllmStream:
@@ -265,10 +281,21 @@ class VllmEngine:
             prompt_logprobs=sampling.prompt_logprobs,
             structured_outputs=None if structured is None else self._constraint(structured),
             logit_bias=dict(sampling.logit_bias) or None,
+            repetition_detection=self._repetition(sampling.repetition),
             detokenize=request.detokenize,
             output_kind=self._delta_kind if request.stream else self._final_kind,
             # The object is made for this request alone.
             skip_clone=True,
+        )
+
+    def _repetition(self, stop: RepetitionStop | None) -> Any:
+        """vLLM's RepetitionDetectionParams."""
+        if stop is None:
+            return None
+        return self._repetition_detection(
+            max_pattern_size=stop.max_pattern_size,
+            min_pattern_size=stop.min_pattern_size,
+            min_count=stop.min_count,
         )
 
     def _constraint(self, structured: StructuredOutput) -> Any:
@@ -303,6 +330,8 @@ class VllmEngine:
                 await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS / 2)
         except TimeoutError:
             log.warning("vLLM did not shut down within %.0f s", SHUTDOWN_SECONDS)
+        # vLLM tells requests of a death in a task of its own, which may have ended before it came to that.
+        llm.output_processor.propagate_error(EngineDead("The engine has been shut down."))
 
 
 class VllmToolParser:

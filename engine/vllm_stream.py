@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,13 +18,15 @@ from engine.base import (
     TokenLogprob,
 )
 
-# finish_reason of vLLM -> ours; "repetition" is its runaway detection.
+# vLLM's runaway detection. An answer that it cut is not whole, and says so as any client knows it.
+REPETITION = "repetition"
+# finish_reason of vLLM -> ours.
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
     "abort": "abort",
     "error": "error",
-    "repetition": "stop",
+    REPETITION: "length",
 }
 
 
@@ -57,7 +60,10 @@ class VllmStream:
             # Without a switch of tasks where an output is there already.
             output = self._collector.get_nowait() or await self._collector.get()
         except Exception as error:
-            raise failure(error, self._llm) from error
+            return await self._last(error)
+        return self._delta(output)
+
+    def _delta(self, output: Any) -> Delta:
         if not self._prompt_tokens:
             self._begin(output)
         completion = output.outputs[0]
@@ -69,6 +75,7 @@ class VllmStream:
             self._cached_tokens,
             self._queue_seconds,
         )
+        delta.repetition = completion.finish_reason == REPETITION
         if self._logprobs is not None and completion.token_ids:
             delta.logprobs = [
                 told_logprob(token_id, likely, self._logprobs)
@@ -77,6 +84,35 @@ class VllmStream:
         if self._prompt_logprobs is not None:
             delta.prompt_logprobs = told_prompt_logprobs(output, self._prompt_logprobs)
         return delta
+
+    async def _last(self, error: Exception) -> Delta:
+        """What a dead engine had generated and not told, where it has told something before; the failure
+        comes after it. Raises EngineDead or GenerationFailed."""
+        failed = failure(error, self._llm)
+        if not isinstance(failed, EngineDead) or (output := await self._untold()) is None:
+            raise failed from error
+        if not self._prompt_tokens:
+            failed.untold = self._delta(output)
+            raise failed from error
+        self._collector.put(error)
+        return self._delta(output)
+
+    async def _untold(self) -> Any:
+        """vLLM's RequestOutput of all that its ``next`` would have given, None where there is nothing."""
+        output, self._collector.untold = getattr(self._collector, "untold", None), None
+        rest = None
+        # An aborted request is given what is left of it; the engine's processes need not live for that.
+        with contextlib.suppress(Exception):
+            await self._llm.abort(self._request_id)
+            rest = self._collector.get_nowait()
+        if output is None:
+            output = rest
+        elif rest is not None:
+            output.add(rest, aggregate=self._collector.aggregate)
+        if output is None or not (output.outputs[0].token_ids or output.outputs[0].text):
+            return None
+        output.finished = False
+        return output
 
     def _begin(self, output: Any) -> None:
         """What is known with the first output and stays."""
@@ -123,6 +159,20 @@ def told_prompt_logprobs(output: Any, most: int) -> Sequence[TokenLogprob | None
 def finite(logprob: float) -> float:
     """Minus infinity and NaN are no JSON."""
     return logprob if logprob > LEAST_LOGPROB else LEAST_LOGPROB
+
+
+def keep_untold(output_processor: Any) -> None:
+    """Let vLLM's OutputProcessor keep what nobody has taken yet when it tells requests of their engine's
+    death: it would put the one in the place of the other, and its counters have counted both."""
+    propagate = output_processor.propagate_error
+
+    def propagate_error(error: Exception) -> None:
+        for state in output_processor.request_states.values():
+            if state.queue.output is not None and not isinstance(state.queue.output, Exception):
+                state.queue.untold = state.queue.output
+        propagate(error)
+
+    output_processor.propagate_error = propagate_error
 
 
 def failure(error: Exception, llm: Any) -> EngineError:

@@ -17,16 +17,19 @@ from gateway.errors import GatewayError, from_status, from_validation
 from gateway.lifecycle import Lifecycle
 from gateway.request_context import RequestContext
 from gateway.routes import (
+    admin,
     chatchat,
     course,
     feedback,
     fufan,
     fufan_chat,
+    me,
     model_info,
     openai,
     operations,
     tokens,
 )
+from gateway.security_headers import API, CLOSED_API
 from gateway.settings import Settings, load
 
 DESCRIPTION = """An OpenAI-compatible inference gateway with its engine inside.
@@ -37,15 +40,17 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
     """The ASGI application.
 
     Any ASGI server can run it (``uvicorn --factory gateway.app:create_app``): its lifespan starts and
-    ends the gateway's parts. A ``lifecycle`` that is handed in was started by the caller, who ends it.
+    ends the gateway's parts. Where that server listens is not known here, so authentication is on unless the
+    setting says no. A ``lifecycle`` that is handed in was started by the caller, who ends it.
     """
+    chosen = lifecycle.settings if lifecycle else listening_anywhere(settings or load())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if lifecycle is not None:
             yield
             return
-        own = app.state.lifecycle = Lifecycle(settings or load())
+        own = app.state.lifecycle = Lifecycle(chosen)
         try:
             await own.start()
             yield
@@ -57,11 +62,13 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
         version=version("chatglm-gateway"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        openapi_url=None,
     )
     app.state.lifecycle = lifecycle
-    chosen = lifecycle.settings if lifecycle else settings or load()
-    app.add_middleware(RequestContext, access_log=chosen.access_log)
+    security_headers = API if chosen.cors_origins else CLOSED_API
+    app.add_middleware(RequestContext, access_log=chosen.access_log, security_headers=security_headers)
     cors.allow_origins(app, chosen)
     app.include_router(openai.router)
     app.include_router(tokens.router)
@@ -72,11 +79,20 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
     app.include_router(model_info.router)
     app.include_router(operations.router)
     app.include_router(fufan.router)
+    app.include_router(me.router)
+    app.include_router(admin.router)
     if chosen.web_root is not None:
         web_root.serve(app, chosen.web_root)
     openapi.describe(app)
     add_error_handlers(app)
     return app
+
+
+def listening_anywhere(settings: Settings) -> Settings:
+    """``settings`` for a server whose address they do not tell."""
+    if settings.authentication is not None:
+        return settings
+    return settings.model_copy(update={"authentication": True})
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -13,11 +13,12 @@ from adapters.openai.body import Body
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from adapters.text_reader import SilentReader
-from engine.base import ChatMessage, GenerationRequest, ModelCard
+from engine.base import ChatMessage, GenerationRequest
 from gateway.access.caller import Caller
 from gateway.access.ownership import check_conversation
 from gateway.deadline import deadline_seconds
 from gateway.generation import Generation
+from gateway.guarding import guarded
 from gateway.lifecycle import Lifecycle
 from gateway.prompt_answer import Query
 from gateway.prompting import chat_prompt, check, completion_prompt, token_budget
@@ -27,12 +28,17 @@ from persistence.message_row import MessageRow
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One prompt of a request: what the engine is given, what the client wants repeated, and its row."""
+    """One prompt of a request: what the engine is given, what the client wants repeated, and its row.
+
+    ``completion`` is the text to continue, None for a chat; with ``is_ids`` it was given as token ids.
+    """
 
     prompt: Prompt
     messages: Sequence[ChatMessage]
     echo: str
     row: MessageRow
+    completion: str | None = None
+    is_ids: bool = False
 
 
 async def chat_asked(
@@ -45,9 +51,10 @@ async def chat_asked(
     """The next turn of a conversation; stored turns are those of ``chat_type``. Raises GatewayError."""
     check(body, lifecycle.engine.card)
     await check_conversation(lifecycle, caller, body.conversation_id)
+    found = await guarded(lifecycle.guard, lifecycle.chat_format, body, request.state.request_id)
     last_query = next((message.text for message in reversed(body.messages) if message.role == "user"), "")
     row = new_row(request, lifecycle, caller, body, last_query, chat_type)
-    row.meta_data = asked_fields(body)
+    row.meta_data = asked_fields(body, caller) | found
     if len(body.messages) > 1 or body.messages[0].role != "user":
         row.messages = [message.stored_fields() for message in body.messages]
     row.details = body.history_fields() | body.tool_fields()
@@ -65,7 +72,8 @@ async def completion_asked(
     """The continuation of each of ``body``'s prompts. Raises GatewayError."""
     check(body, lifecycle.engine.card)
     await check_conversation(lifecycle, caller, body.conversation_id)
-    shared = asked_fields(body)
+    found = await guarded(lifecycle.guard, lifecycle.chat_format, body, request.state.request_id)
+    shared = asked_fields(body, caller) | found
     turns = await stored_turns(lifecycle, caller, body, "completion")
     chat_format, card, templates = lifecycle.chat_format, lifecycle.engine.card, lifecycle.prompt_templates
     asked: list[Asked] = []
@@ -81,7 +89,8 @@ async def completion_asked(
             row.meta_data["answer"] = {"id": (asked[0].row if asked else row).id.hex, "prompt": place}
         if body.only_prompt:
             prompt = replace(prompt, new_reader=SilentReader)
-        asked.append(Asked(prompt, (ChatMessage("user", text),), text if body.echo else "", row))
+        echo, is_ids = text if body.echo else "", not isinstance(given, str)
+        asked.append(Asked(prompt, (ChatMessage("user", text),), echo, row, text, is_ids))
     return asked
 
 
@@ -100,9 +109,10 @@ def new_row(
     )
 
 
-def asked_fields(body: Body) -> dict[str, Any]:
-    """What was asked for beside all text, for the row's meta_data."""
-    return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields()
+def asked_fields(body: Body, caller: Caller) -> dict[str, Any]:
+    """What was asked for beside all text, and with which key, for the row's meta_data."""
+    key = {} if caller.key_id is None else {"key": caller.key_id.hex}
+    return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields() | key
 
 
 def turns_field(body: Body, turns: int) -> dict[str, Any]:
@@ -124,29 +134,31 @@ def opened(
             # The engine refuses less than min_tokens.
             most_tokens = max(most_tokens, body.min_tokens or 0)
     return lifecycle.generations.open(
-        [query_of(body, one, lifecycle.engine.card, param, most_tokens) for one in asked],
+        [query_of(lifecycle, body, one, param, most_tokens) for one in asked],
         request.receive,
         deadline_seconds(request.headers, lifecycle.settings.request_timeout_seconds),
         caller,
     )
 
 
-def query_of(body: Body, asked: Asked, card: ModelCard, param: str, most_tokens: int | None) -> Query:
+def query_of(lifecycle: Lifecycle, body: Body, asked: Asked, param: str, most_tokens: int | None) -> Query:
     """The engine's requests for one prompt: one for each choice, of at most ``most_tokens``. Raises
     InvalidRequest."""
-    prompt = asked.prompt
+    prompt, card, repetition = asked.prompt, lifecycle.engine.card, lifecycle.settings.repetition
     budget = token_budget(prompt.token_ids, most_tokens, card, body.field_names.get("prompt", param))
+    as_asked = replace(body.as_asked, completion=asked.completion, is_ids=asked.is_ids)
     requests = [
         GenerationRequest(
             request_id=asked.row.id.hex + (f"-{choice}" if choice else ""),
             prompt_token_ids=prompt.token_ids,
             messages=tuple(asked.messages),
-            sampling=body.sampling(budget, prompt, choice),
+            sampling=body.sampling(budget, prompt, choice, repetition),
             stream=bool(body.stream) or prompt.ends_early,
             detokenize=not prompt.reads_ids,
             priority=body.priority or 0,
             cache_salt=body.cache_salt,
+            asked=as_asked,
         )
         for choice in range(body.choice_count)
     ]
-    return Query(asked.row, requests, prompt.new_reader, body.field_names)
+    return Query(asked.row, requests, prompt.new_reader, body.field_names, lifecycle.guard)

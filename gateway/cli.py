@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from gateway.settings import Settings
+from gateway import keys_command, users_command
+from gateway.operator import DatabaseUrl, DataDir, fail, load_or_exit
 
 app = typer.Typer(
     name="chatglm-gateway",
@@ -18,18 +17,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-DatabaseUrl = Annotated[
-    str | None, typer.Option(help="postgresql://… with libpq's options. Default: an embedded PostgreSQL.")
-]
-DataDir = Annotated[Path | None, typer.Option(help="Where the embedded PostgreSQL and the demo model live.")]
+app.add_typer(keys_command.app, name="keys")
+app.add_typer(users_command.app, name="users")
 
 
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. Default: 8000.")] = None,
-    engine: Annotated[str | None, typer.Option(help="vllm (default) or simulated.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm (default), simulated or upstream.")] = None,
     model: Annotated[
         str | None,
         typer.Option(help="A model's folder, or 'demo' (default) for the one that comes along."),
@@ -59,12 +55,29 @@ def serve(
     ] = None,
     authentication: Annotated[
         bool | None,
-        typer.Option("--authentication/--no-authentication", help="Callers have to log in."),
+        typer.Option(
+            "--authentication/--no-authentication",
+            help="Callers need an API key or a login. Default: where the gateway listens beyond loopback.",
+        ),
+    ] = None,
+    registration: Annotated[
+        str | None,
+        typer.Option(
+            help="Strangers may make themselves users: open or closed. Default: closed with authentication."
+        ),
     ] = None,
     access_log: Annotated[
         bool | None, typer.Option("--access-log/--no-access-log", help="Log one line for each request.")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info (default), warning or error.")] = None,
+    upstream_url: Annotated[
+        str | None,
+        typer.Option(help="Engine upstream: base URL of the server that answers, as https://host:8000/v1."),
+    ] = None,
+    upstream_model: Annotated[
+        str | None,
+        typer.Option(help="Engine upstream: what it calls the model. Default: the first that it lists."),
+    ] = None,
     simulated_ttft_ms: Annotated[
         float | None, typer.Option(help="Simulated engine: pause before the first token, in milliseconds.")
     ] = None,
@@ -124,43 +137,18 @@ def usage(
 ) -> None:
     """Print requests and tokens per day, model, endpoint and status."""
     chosen = load_or_exit({"database_url": database_url, "data_dir": data_dir, "engine": "simulated"})
-    import asyncio
     from datetime import UTC, datetime, timedelta
 
+    from gateway.operator import run
     from persistence.database import Database
     from persistence.usage import Usage, table, usage_between
 
-    async def run() -> list[Usage]:
-        database = Database(chosen.database_url, chosen.data_dir)
-        try:
-            await database.connect()
-            await database.check_schema()
-            today = datetime.now(UTC).date()
-            return await usage_between(database, today - timedelta(days=days - 1), today)
-        finally:
-            await database.close()
+    async def sums_of(database: Database) -> list[Usage]:
+        today = datetime.now(UTC).date()
+        return await usage_between(database, today - timedelta(days=days - 1), today)
 
-    try:
-        sums = asyncio.run(run())
-    except Exception as error:
-        fail(f"The sums can't be read: {error}")
+    sums = run(chosen, sums_of, "The sums can't be read")
     print(table(sums))
-
-
-def load_or_exit(given: dict[str, Any]) -> Settings:
-    """The settings, or one line that names what is wrong with them."""
-    from gateway.settings import InvalidSetting, load
-
-    try:
-        return load(given)
-    except InvalidSetting as error:
-        fail(f"Invalid setting: {error}")
-
-
-def fail(message: str) -> NoReturn:
-    """One line to standard error, and exit status 1."""
-    print(message, file=sys.stderr)
-    raise typer.Exit(1)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ EXPOSED = (
     "openai-version",
     "retry-after",
     "retry-after-ms",
+    "x-gateway-degraded",
     "x-gateway-ignored-fields",
     "x-gateway-queue-ms",
     "x-gateway-ttft-ms",

@@ -2,7 +2,7 @@
 
 ::
 
-    1 admit    does the caller have it left, is there a place?   -> 429, 503
+    1 admit    does the caller have it left? wait for a place    -> 429, 503
     2 submit   the engine takes each choice, or refuses it       -> a real 4xx/5xx
     3 begin    each prompt's row is handed to the recorder, not awaited
     4 next     Delta after Delta, read into what the client may see; the first before any byte leaves
@@ -10,7 +10,7 @@
 
 A client that leaves, a deadline that passes, and a gateway that ends abort the request in the engine; the
 engine then gives what it had generated as a last Delta, so the counts stay exact and no task is torn down
-in the middle.
+in the middle. Who waits for a place then waits no more, and has no row.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from adapters.chat_format import Answer, Piece
-from engine.base import EngineError, Usage
+from engine.base import Engine, EngineError, EngineOverloaded, Usage
 from gateway import metrics
 from gateway.access.caller import Caller
 from gateway.admission.queue import Place, Work
 from gateway.errors import DeadlineExceeded, GatewayError, GenerationError, Unavailable, from_engine
 from gateway.limits.limiter import Reservation
-from gateway.prompt_answer import PromptAnswer, Query
+from gateway.prompt_answer import PromptAnswer, Query, names_of
 from persistence.message_row import MessageRow
 
 if TYPE_CHECKING:
@@ -78,8 +79,14 @@ class Generation:
         self._deadline: asyncio.TimerHandle | None = None
         self._abort_reason: AbortReason | None = None
         self._settled = False
+        self._ending: asyncio.Task[None] | None = None
         self._reservation: Reservation | None = None
         self._place: Place | None = None
+        self._has_place = False
+        self._entered = False
+        # While the request waits for its place.
+        self._waiting: asyncio.Timeout | None = None
+        self._full: Unavailable | None = None
         self.ttft_seconds: float | None = None
         self.status = "running"
 
@@ -110,8 +117,10 @@ class Generation:
     @property
     def headers(self) -> dict[str, str]:
         """What the answer's headers tell of it: how long it waited for the engine, and for its first token,
-        in milliseconds, and what its caller has left."""
+        in milliseconds, what its caller has left, and who answered in the engine's place."""
         headers = dict(self._reservation.headers) if self._reservation is not None else {}
+        if instead := [one for prompt in self._prompts for one in prompt.instead]:
+            headers["x-gateway-degraded"] = names_of(instead)
         if self.queue_seconds is not None:
             headers["x-gateway-queue-ms"] = f"{self.queue_seconds * 1000:.1f}"
         if self.ttft_seconds is not None:
@@ -125,6 +134,7 @@ class Generation:
             sum(prompt.prompt_tokens for prompt in self._prompts),
             sum(prompt.completion_tokens for prompt in self._prompts),
             sum(prompt.cached_tokens for prompt in self._prompts),
+            not all(prompt.counted for prompt in self._prompts),
         )
 
     @property
@@ -147,43 +157,86 @@ class Generation:
                 return None
 
     @property
+    def _seconds_left(self) -> float | None:
+        if self._deadline_seconds is None:
+            return None
+        return self._deadline_seconds - (time.perf_counter() - self._arrived)
+
+    @property
     def _work(self) -> Work:
         requests = [request for prompt in self._prompts for request in prompt.requests]
         return Work(
-            sum(len(prompt.requests[0].prompt_token_ids) for prompt in self._prompts),
+            sum(prompt.requests[0].most_prompt_tokens for prompt in self._prompts),
             sum(request.sampling.max_tokens for request in requests),
             len(requests),
-            self._deadline_seconds,
+            self._seconds_left,
         )
 
     async def __aenter__(self) -> Self:
-        """Admit and submit. Raises GatewayError; a request of which the engine took nothing has left no
-        row then."""
+        """Admit and submit. Raises GatewayError, and ClientDisconnect where the client has left before there
+        was a place; a request of which the engine took nothing has left no row then."""
         self._generations.admit(self)
-        metrics.RUNNING.inc()
         try:
-            work = self._work
-            most_tokens = work.prompt_tokens + work.completion_tokens
-            self._reservation = await self._generations.limiter.reserve(self._caller, most_tokens)
-            self._place = await self._generations.admission.enter(self._caller, work)
-            await self._submit()
+            self._watch()
+            await self._submit(await self._enter())
         except BaseException as error:
             await self._leave(error)
+            if self._full is not None and isinstance(error, EngineOverloaded):
+                # Nobody else could take it: what the queue said is true, and when to come again.
+                raise self._full from error
             if isinstance(error, EngineError):
                 raise from_engine(error) from error
             raise
-        self._start(self._watch_client())
-        if self._deadline_seconds is not None:
-            left = self._deadline_seconds - (time.perf_counter() - self._arrived)
-            loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(left, lambda: self._start(self.abort("timeout")))
         return self
 
-    async def _submit(self) -> None:
+    def _watch(self) -> None:
+        """From now on the client's leaving and the deadline are noticed."""
+        self._start(self._watch_client())
+        if (left := self._seconds_left) is not None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(left, lambda: self._start(self.abort("timeout")))
+
+    async def _enter(self) -> Engine:
+        """Take what the request may use from its caller's limits, and wait for a place; gives the engine that
+        the place is at."""
+        try:
+            async with asyncio.timeout(None) as self._waiting:
+                work = self._work
+                most_tokens = work.prompt_tokens + work.completion_tokens
+                self._reservation = await self._generations.limiter.reserve(self._caller, most_tokens)
+                engine = await self._place_at(work)
+                self._entered = True
+                metrics.RUNNING.inc()
+        except TimeoutError:
+            if self._abort_reason is None:
+                raise
+        finally:
+            self._waiting = None
+        if self._abort_reason is not None:
+            metrics.LEFT.labels(self._abort_reason).inc()
+            self.status = self._abort_reason
+            raise self.failure or ClientDisconnect
+        return engine
+
+    async def _place_at(self, work: Work) -> Engine:
+        """The engine once there is a place at it, or who takes what it has no place for. Raises
+        GatewayError."""
+        generations = self._generations
+        try:
+            self._place = await generations.admission.enter(self._caller, work)
+            self._has_place = True
+        except Unavailable as full:
+            if generations.overflow is None:
+                raise
+            self._full = full
+            return generations.overflow
+        return generations.engine
+
+    async def _submit(self, engine: Engine) -> None:
         submitted = 0
         for prompt in self._prompts:
             for choice in prompt.choices:
-                await choice.submit(self._generations.engine)
+                await choice.submit(engine)
                 if not prompt.begun:
                     prompt.begun = True
                     self._generations.recorder.begin(prompt.row)
@@ -205,20 +258,29 @@ class Generation:
         for task in self._tasks:
             task.cancel()
         try:
-            if self._prompts[0].begun and not self._settled:
-                await asyncio.shield(self._end_early(error))
+            if self._prompts[0].begun:
+                await self._end(error)
         finally:
             self._give_back()
-            metrics.RUNNING.dec()
             self._generations.leave(self)
 
     def _give_back(self) -> None:
         """What the request held, and has used."""
         used = self.usage if self._rows else Usage()
-        if self._place is not None:
-            self._place.leave(used)
+        self._leave_place(used)
+        if self._entered:
+            metrics.RUNNING.dec()
         if self._reservation is not None:
-            self._reservation.settle(used.prompt_tokens + used.completion_tokens)
+            tokens = used.prompt_tokens + used.completion_tokens
+            if used.untold:
+                # Nobody knows; it was no more than was reserved.
+                tokens = max(tokens, self._work.prompt_tokens + self._work.completion_tokens)
+            self._reservation.settle(tokens)
+
+    def _leave_place(self, used: Usage) -> None:
+        if self._place is not None and self._has_place:
+            self._has_place = False
+            self._place.leave(used)
 
     async def next(self) -> Sequence[tuple[int, Piece]]:
         """What the engine's next Deltas add to the choices. Raises GatewayError."""
@@ -245,9 +307,12 @@ class Generation:
         return [(index, task.result()) for index, task in ready]
 
     async def abort(self, reason: AbortReason) -> None:
-        """End the request in the engine; ``next`` still gives what was generated so far."""
+        """End the request in the engine, where ``next`` still gives what was generated so far, or its wait
+        for a place."""
         if self._abort_reason is None and not self.ended:
             self._abort_reason = reason
+            if self._waiting is not None:
+                self._waiting.reschedule(asyncio.get_running_loop().time())
             for choice in self.choices:
                 await choice.abort()
 
@@ -259,6 +324,9 @@ class Generation:
         if self._settled:
             return
         self._settled = True
+        if self.ended:
+            # Nobody waits for a place while a row is committed.
+            self._leave_place(self.usage)
         ended, rows = self._abort_reason or "error", self._rows
         for prompt in self._prompts:
             if prompt.begun:
@@ -266,6 +334,8 @@ class Generation:
         for row in rows:
             row.ttft_ms = self.ttft_seconds * 1000 if self.ttft_seconds is not None else None
             row.duration_ms = (time.perf_counter() - self._arrived) * 1000
+            if self._place is not None and self._place.waited_seconds:
+                row.queue_ms = round((row.queue_ms or 0.0) + self._place.waited_seconds * 1000, 3)
         self.status = "completed" if all(row.status == "completed" for row in rows) else ended
         with metrics.COMMIT_WAIT.time():
             committed = await self._close(rows)
@@ -278,6 +348,16 @@ class Generation:
         if len(rows) == 1:
             return await recorder.close(rows[0], seconds)
         return all(await asyncio.gather(*(recorder.close(row, seconds) for row in rows)))
+
+    async def fail(self, error: GatewayError) -> None:
+        """End what still runs in the engine and ``settle``: the client is told of ``error``."""
+        await self._end(error)
+
+    async def _end(self, error: BaseException | None) -> None:
+        if self._ending is None and not self._settled:
+            self._ending = asyncio.create_task(self._end_early(error))
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
 
     async def _end_early(self, error: BaseException | None) -> None:
         """Whoever was answering has stopped before the end: take what the engine had, settle."""

@@ -28,7 +28,8 @@ SAY_SECONDS = 5.0
 class Generations:
     """All requests that run, and whether more may come.
 
-    ``commit_wait_seconds`` bounds how long an answer's end waits for its row.
+    ``commit_wait_seconds`` bounds how long an answer's end waits for its row. ``overflow`` takes the requests
+    that ``admission`` finds no place for, where there is one.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Generations:
         commit_wait_seconds: float,
         limiter: Limiter | None = None,
         admission: Admission | None = None,
+        overflow: Engine | None = None,
     ) -> None:
         self.engine = engine
+        self.overflow = overflow
         self.recorder = recorder
         self.commit_wait_seconds = commit_wait_seconds
         self.limiter: Limiter = limiter or Unlimited()

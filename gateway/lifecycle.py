@@ -1,7 +1,7 @@
 """The gateway's parts from their start to their end.
 
-Order of the start: prompt templates, database, schema, demo model, engine, self-check. Order of the
-end: requests drained, rows flushed, engine, database; then no process of ours is left. A start that
+Order of the start: prompt templates, guard list, database, schema, demo model, engine, self-check. Order
+of the end: requests drained, rows flushed, engine, database; then no process of ours is left. A start that
 fails or is interrupted ends what it had started.
 """
 
@@ -12,20 +12,28 @@ import contextlib
 import logging
 import sys
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from fastapi import Request
 
 from adapters.chat_format import ChatFormat, Conversation
+from adapters.guard import Guard
 from adapters.prompt_templates import PromptTemplates
 from engine import chatglm3_model, demo_model
 from engine.base import ChatMessage, Engine, EngineDead, EngineError, GenerationRequest, Sampling
+from engine.ladder import Ladder
+from engine.rebuilt import Pauses, RebuiltEngine
 from gateway import metrics
 from gateway.access.accounts import Accounts
+from gateway.access.api_keys import ApiKeys
 from gateway.access.sessions import Sessions
+from gateway.admission.fair_queue import admission_of
+from gateway.fallbacks import rungs
 from gateway.generations import Generations
+from gateway.guard_file import read_guard
 from gateway.limits.chosen import new_limiter
 from gateway.processes import adopt_orphans, end_descendants
 from gateway.progress import Step
@@ -76,19 +84,19 @@ class Lifecycle:
         )
         seconds = settings.database_timeout_seconds
         self.accounts = Accounts(self.database, seconds)
-        self.sessions = Sessions(
-            self.database, settings.session_days, seconds, lambda: self.recorder.away is not None
-        )
+        self.sessions = Sessions(self.database, settings.session_days, seconds, self._database_is_away)
+        self.api_keys = ApiKeys(self.database, seconds, self._database_is_away)
         self.limiter = new_limiter(settings, self.database)
-        self._engine: Engine | None = None
+        self._engine: Ladder | None = None
         self._chat_format: ChatFormat | None = None
         self._prompt_templates: PromptTemplates | None = None
+        self.guard: Guard | None = None
         self._generations: Generations | None = None
         self._interrupted = asyncio.Event()
 
     @property
-    def engine(self) -> Engine:
-        """Valid after ``start``."""
+    def engine(self) -> Ladder:
+        """The engine, and who answers in its place; valid after ``start``."""
         assert self._engine is not None
         return self._engine
 
@@ -115,16 +123,18 @@ class Lifecycle:
         settings = self.settings
         try:
             self._prompt_templates = await asyncio.to_thread(read_templates, settings.prompt_templates)
+            self.guard = await asyncio.to_thread(read_guard, settings.guard)
             await self._start_database()
             adopt_orphans()
             model = await self._model_folder()
-            self._engine = await asyncio.to_thread(new_engine, settings, model)
+            main = await self._main_engine(model)
+            self._engine = Ladder(main, rungs(settings), settings.fallback_on_overload)
             async with Step(f"Starting the engine ({settings.engine}, {model.name})"):
                 await self._interruptible(self._engine.start())
             self._chat_format = chat_format_of(self._engine, settings.tool_call_parser)
-            if settings.engine == "vllm" and settings.model == DEMO:
+            if settings.proves_itself:
                 async with Step("Asking the model a question with a known answer"):
-                    await self_check(self._engine, self._chat_format)
+                    await self._prove(main)
         except (StartFailed, StartInterrupted):
             raise
         except Exception as error:
@@ -134,9 +144,15 @@ class Lifecycle:
             # In a step that is too short to be interrupted.
             raise StartInterrupted
         self._generations = Generations(
-            self._engine, self.recorder, settings.commit_wait_seconds, limiter=self.limiter
+            self._engine,
+            self.recorder,
+            settings.commit_wait_seconds,
+            limiter=self.limiter,
+            admission=admission_of(settings, self._engine.card.max_running),
+            overflow=self._engine.overflow,
         )
         metrics.watch_rows(self.recorder)
+        metrics.watch_engine(self._engine, main if isinstance(main, RebuiltEngine) else None)
 
     async def _start_database(self) -> None:
         where = "the given server" if self.settings.database_url else "embedded"
@@ -147,9 +163,12 @@ class Lifecycle:
             await self.limiter.start()
             self.housekeeping.start()
 
+    def _database_is_away(self) -> bool:
+        return self.recorder.away is not None
+
     async def _model_folder(self) -> Path:
-        if self.settings.engine == "simulated":
-            return Path("simulated")
+        if self.settings.engine != "vllm":
+            return Path(self.settings.engine)
         if self.settings.model != DEMO:
             return await asyncio.to_thread(Path(self.settings.model).resolve)
         if not demo_model.is_there(self.settings.data_dir):
@@ -157,6 +176,25 @@ class Lifecycle:
                 # In a process of its own: it can be interrupted, and gives its memory back.
                 await self._interruptible(convert_demo_model(self.settings.data_dir))
         return demo_model.folder(self.settings.data_dir)
+
+    async def _main_engine(self, model: Path) -> Engine:
+        """The engine that the settings name, not started; one with processes of its own comes back from
+        their death. Raises EngineError."""
+        settings, new = self.settings, partial(new_engine, self.settings, model)
+        if settings.engine != "vllm":
+            return await asyncio.to_thread(new)
+        return RebuiltEngine(
+            new,
+            end_descendants,
+            Pauses(settings.engine_restart_seconds, settings.engine_restart_longest_seconds),
+            prove=self._prove if settings.proves_itself else None,
+            restarts=settings.engine_restart,
+            attempted=metrics.count_restart,
+        )
+
+    async def _prove(self, engine: Engine) -> None:
+        """Raises EngineError where the demo model answers wrongly."""
+        await self_check(engine, self.chat_format)
 
     async def _interruptible(self, step: Coroutine[Any, Any, None]) -> None:
         """Run a step of the start to its end, or until ``interrupt``; then what it started is ended
@@ -190,6 +228,7 @@ class Lifecycle:
             last_first.push_async_callback(asyncio.to_thread, end_descendants)
             last_first.push_async_callback(self.database.close)
             last_first.callback(self.accounts.close)
+            last_first.callback(self.api_keys.close)
             if self._engine is not None:
                 last_first.push_async_callback(self._engine.shutdown)
             last_first.push_async_callback(self.recorder.stop, FLUSH_SECONDS)
@@ -198,17 +237,18 @@ class Lifecycle:
             await self.drain()
 
     async def health(self) -> Health:
-        """Whether requests may come now, and what is wrong."""
-        refusing = []
+        """Whether requests may come now, and what is wrong: with a dead engine they may, as long as a
+        fallback answers."""
+        refusing, problems = [], await self.engine.problems()
         if self.generations.draining:
             refusing.append("The gateway is shutting down.")
         try:
             await self.engine.check()
-        except EngineDead as error:
-            refusing.append(str(error))
+        except EngineDead:
+            refusing, problems = refusing + problems, []
         if self.recorder.refusing is not None:
             refusing.append(self.recorder.refusing)
-        return Health(not refusing, refusing + self.recorder.problems)
+        return Health(not refusing, refusing + problems + self.recorder.problems)
 
 
 def lifecycle_of(request: Request) -> Lifecycle:
@@ -223,10 +263,17 @@ def new_engine(settings: Settings, model: Path) -> Engine:
         from engine.simulated import SimulatedEngine
 
         return SimulatedEngine(settings.simulated_ttft_ms, settings.simulated_tokens_per_second)
-    from engine.vllm_engine import VllmEngine
-
     name, arguments = settings.served_model_name, settings.engine_args
     defaults = cast("dict[str, float]", settings.sampling_defaults)
+    if settings.engine == "upstream":
+        from engine.upstream import UpstreamEngine
+
+        upstream = replace(settings.main_upstream.upstream, sampling_defaults=defaults)
+        engine = UpstreamEngine(upstream, served_name=name, asks_models=True)
+        metrics.watch_upstream(upstream.name, engine.breaker)
+        return engine
+    from engine.vllm_engine import VllmEngine
+
     if not chatglm3_model.is_chatglm(model):
         return VllmEngine(model, name or model.name, arguments, sampling_defaults=defaults)
     if arguments.get("trust_remote_code"):
@@ -252,6 +299,10 @@ def chat_format_of(engine: Engine, tool_call_parser: str | None = None) -> ChatF
         from adapters.code_points import CodePointFormat
 
         return CodePointFormat()
+    if engine.card.chat_format == "messages":
+        from adapters.messages_format import MessagesFormat
+
+        return MessagesFormat()
     assert engine.tokenizer is not None
     if engine.card.chat_format == "chatglm3":
         from adapters.chatglm3.chat_format import ChatGLM3Format

@@ -10,11 +10,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
-from gateway import openapi_chatchat, openapi_fufan, openapi_model_info, openapi_operations
+from gateway import openapi_admin, openapi_chatchat, openapi_fufan, openapi_model_info, openapi_operations
 from gateway.openapi_operations import ERROR_SCHEMA, FIELDS_TEXT, GENERATING
 from gateway.openapi_parts import REF
 
-PARTS = (openapi_operations, openapi_chatchat, openapi_fufan, openapi_model_info)
+PARTS = (openapi_operations, openapi_chatchat, openapi_fufan, openapi_model_info, openapi_admin)
 FORMS: dict[JsonSchemaMode, list[type[Any]]] = {
     "validation": [model for part in PARTS for model in part.BODIES],
     "serialization": [model for part in PARTS for model in part.ANSWERS],
@@ -40,9 +40,10 @@ def describe(app: FastAPI) -> None:
             schemas.update(definitions["$defs"])
             schemas["Error"] = ERROR_SCHEMA
             for path, operations in schema["paths"].items():
-                for operation in operations.values():
+                for method, operation in operations.items():
                     # FastAPI would drop the nulls out of the examples.
-                    operation.update(OPERATIONS.get(path, {}))
+                    told = OPERATIONS.get(path, {})
+                    operation.update(told.get(method, told))
                     if path in GENERATING:
                         operation["description"] += f"\n\n{FIELDS_TEXT}"
             for name in ("HTTPValidationError", "ValidationError"):

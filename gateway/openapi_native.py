@@ -15,9 +15,14 @@ _FAILURES = {
         "The request can't be honoured as it is; the message names the field.",
         "There is no prompt template 'x' of type 'llm_chat'; there are: default, py.",
     ),
-    401: ("With authentication: whoever asks has not logged in.", "Log in first."),
+    401: (
+        "With authentication: no API key came, or one that is not known, has expired or was revoked, and "
+        "nobody is logged in.",
+        "Incorrect API key provided.",
+    ),
     403: (
-        "What is asked for may not be done: for a user who is somebody else, or by a page of another origin.",
+        "What is asked for may not be done: with this key, for a user who is somebody else, or by a page of "
+        "another origin.",
         "'user_id' is not the caller's.",
     ),
     404: (
@@ -51,7 +56,7 @@ _FAILURES = {
 }
 BODY = (408, 413, 415, 422)
 ACCESS = (401, 403, 503)
-READING = (401, 503)
+READING = (401, 403, 503)
 GENERATION = (400, 401, 403, 404, *BODY, 500, 503, 504)
 
 _MISSING = [{"type": "missing", "loc": ["body", "query"], "msg": "Field required"}]

@@ -54,13 +54,15 @@ FAILURES: Described = {
         ),
     },
     "401": {
-        "description": "With authentication: whoever asks has not logged in.",
-        "content": openai_error("Log in first.", None, "invalid_api_key"),
+        "description": "With authentication: no API key came, or one that is not known, has expired or was "
+        "revoked, and nobody is logged in.",
+        "content": openai_error("Incorrect API key provided.", None, "invalid_api_key"),
     },
     "403": {
-        "description": "A page of another origin asks with the cookie of whoever is logged in.",
+        "description": "The key's scopes do not include this (insufficient_scope); or a page of another "
+        "origin asks with the cookie of whoever is logged in (permission_denied).",
         "content": openai_error(
-            "A page of another origin may not act for whoever is logged in here.", None, "permission_denied"
+            "The caller's scopes do not include 'inference'.", None, "insufficient_scope"
         ),
     },
     "404": {
@@ -237,7 +239,7 @@ _COMPLETION: dict[str, Any] = {
     ),
 }
 
-_READING: Described = {status: FAILURES[status] for status in ("401", "503")}
+_READING: Described = {status: FAILURES[status] for status in ("401", "403", "503")}
 _REFUSALS: Described = {status: answer for status, answer in FAILURES.items() if status not in ("500", "504")}
 _TOKENIZE: dict[str, Any] = {
     "requestBody": json_body(
@@ -308,6 +310,7 @@ _READY_ANSWERS: Described = {
     ),
 }
 _METRICS_ANSWERS: Described = {
+    **_READING,
     "200": {
         "description": "Prometheus' text format.",
         "content": {
@@ -316,7 +319,7 @@ _METRICS_ANSWERS: Described = {
                 "example": 'gateway_requests_total{endpoint="/v1/completions"} 3.0\n',
             }
         },
-    }
+    },
 }
 
 

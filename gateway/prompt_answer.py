@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.chat_format import Reader
-from engine.base import GenerationRequest, ToolCall
+from adapters.guard import Guard
+from engine.base import GenerationRequest, Instead, ToolCall
 from gateway import metrics
 from gateway.choice import Choice
+from gateway.guarding import note_output
 from persistence.message_row import MessageRow
 
 log = logging.getLogger("gateway.generation")
@@ -20,13 +22,22 @@ log = logging.getLogger("gateway.generation")
 class Query:
     """One prompt before it runs: its row, and the engine's request for each of its choices.
 
-    ``field_names``: what the client calls fields that the engine knows by another name.
+    ``field_names``: what the client calls fields that the engine knows by another name. ``guard``: what the
+    answers may not say.
     """
 
     row: MessageRow
     requests: Sequence[GenerationRequest]
     new_reader: Callable[[], Reader]
     field_names: Mapping[str, str] = field(default_factory=dict)
+    guard: Guard | None = None
+
+    def choices(self) -> list[Choice]:
+        """Of a new answer."""
+        return [
+            Choice(request, self.new_reader(), self.field_names, self.guard.output() if self.guard else None)
+            for request in self.requests
+        ]
 
 
 class PromptAnswer:
@@ -35,7 +46,7 @@ class PromptAnswer:
     def __init__(self, query: Query) -> None:
         self._query = query
         self.row = query.row
-        self.choices = [Choice(request, query.new_reader(), query.field_names) for request in query.requests]
+        self.choices = query.choices()
         self.begun = False
 
     @property
@@ -51,8 +62,11 @@ class PromptAnswer:
     @property
     def prompt_tokens(self) -> int:
         """The prompt counts once, however many choices answer it. An engine that broke has not told; the
-        prompt is known all the same."""
-        return self.choices[0].prompt_tokens or len(self._query.requests[0].prompt_token_ids)
+        prompt is known all the same, but for whoever answered in messages."""
+        first = self.choices[0]
+        if first.told:
+            return first.prompt_tokens
+        return first.prompt_tokens or len(self._query.requests[0].prompt_token_ids)
 
     @property
     def completion_tokens(self) -> int:
@@ -64,6 +78,16 @@ class PromptAnswer:
         """Of the prompt, as the first choice found it."""
         return self.choices[0].cached_tokens
 
+    @property
+    def instead(self) -> list[Instead]:
+        """Who answered choices in the engine's place, each once."""
+        return list(dict.fromkeys(choice.instead for choice in self.choices if choice.instead is not None))
+
+    @property
+    def counted(self) -> bool:
+        """Whether the counts are all that was used; who answered in the engine's place may not tell."""
+        return all(choice.counted for choice in self.choices)
+
     def fill_row(self, ended: str, error: BaseException | None) -> None:
         """Say in the row how it ended: completed where all choices are finished and nothing failed, else
         as ``ended`` says."""
@@ -74,13 +98,23 @@ class PromptAnswer:
         row.response = first.text
         if first.tool_calls:
             row.details["tool_calls"] = call_fields(first.tool_calls)
+        note_output(row, self.choices)
+        if any(choice.repetition for choice in self.choices):
+            row.meta_data["repetition"] = True
         if len(self.choices) > 1:
             row.meta_data["choices"] = [choice_counts(choice, ended) for choice in self.choices]
             row.details["choices"] = [choice_text(choice) for choice in self.choices]
+        if self.instead:
+            row.meta_data["degraded"] = {
+                "by": names_of(self.instead),
+                "reason": self.instead[0].reason,
+            }
         if first.queue_seconds is not None:
             row.queue_ms = round(first.queue_seconds * 1000, 3)
         row.prompt_tokens, row.cached_tokens = self.prompt_tokens, self.cached_tokens
         row.completion_tokens = self.completion_tokens
+        if not self.counted:
+            row.meta_data["usage"] = "untold"
         if row.status == "error":
             # The client is told less than the operator.
             cause = (error.__cause__ or error) if error is not None else "The engine ended the request."
@@ -90,6 +124,13 @@ class PromptAnswer:
         metrics.PROMPT_TOKENS.inc(row.prompt_tokens)
         metrics.COMPLETION_TOKENS.inc(row.completion_tokens)
         metrics.CACHED_TOKENS.inc(row.cached_tokens)
+        for instead in self.instead:
+            metrics.DEGRADED.labels(instead.by, instead.reason).inc()
+
+
+def names_of(instead: Sequence[Instead]) -> str:
+    """Those who answered, each once."""
+    return ", ".join(dict.fromkeys(one.by for one in instead))
 
 
 def choice_counts(choice: Choice, ended: str) -> dict[str, Any]:

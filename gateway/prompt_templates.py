@@ -6,8 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from adapters.prompt_templates import InvalidTemplates, PromptTemplates
-
-MOST_BYTES = 1024 * 1024
+from gateway.text_file import UnreadableFile, text_of
 
 
 def read_templates(path: Path | None) -> PromptTemplates:
@@ -19,22 +18,6 @@ def read_templates(path: Path | None) -> PromptTemplates:
     if path is None:
         return PromptTemplates.from_yaml(shipped)
     try:
-        return PromptTemplates.from_yaml(shipped, _text(path))
-    except InvalidTemplates as error:
+        return PromptTemplates.from_yaml(shipped, text_of(path))
+    except (InvalidTemplates, UnreadableFile) as error:
         raise InvalidTemplates(f"{path}: {error}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        if not path.is_file():
-            raise InvalidTemplates("there is no such file")
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise InvalidTemplates(f"can't be read: {error.strerror}") from error
-    if len(content) > MOST_BYTES:
-        raise InvalidTemplates(f"is larger than {MOST_BYTES} bytes")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidTemplates("is not UTF-8") from error

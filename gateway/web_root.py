@@ -10,6 +10,8 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from gateway.security_headers import WEB_ROOT
+
 
 class WebRoot(StaticFiles):
     """The files of a folder, ``index.html`` for the folder itself and those in it; nothing that is hidden or
@@ -33,6 +35,8 @@ def serve(app: FastAPI, folder: Path) -> None:
 
     async def file(scope: Scope, receive: Receive, send: Send) -> None:
         is_read = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
+        if is_read:
+            scope.setdefault("state", {})["security_headers"] = WEB_ROOT
         await (files if is_read else not_found)(scope, receive, send)
 
     app.router.default = file

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +17,14 @@ class Limits:
 
 
 UNLIMITED = Limits()
+
+
+def limits_of(stored: str) -> Limits:
+    """As a column of JSON has them; what is not known here is left out."""
+    found = json.loads(stored)
+    return Limits(**{field.name: found[field.name] for field in fields(Limits) if field.name in found})
+
+
+def to_column(limits: Limits) -> str:
+    """What ``limits_of`` reads: those that bound something."""
+    return json.dumps({name: most for name, most in asdict(limits).items() if most is not None})

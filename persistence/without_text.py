@@ -84,6 +84,8 @@ _END_REASONS = ("stop", "length", "tool_calls", "cancelled", "timeout", "shutdow
 # What is not named here is not kept.
 TEXTLESS: dict[str, Form] = {
     "stream": _number,
+    # The API key's id.
+    "key": _id,
     "sampling": _fields(
         dict.fromkeys(_SAMPLING_NUMBERS, _number)
         | {"response_format": _fields({"type": _word("text", "json_object", "json_schema")})}

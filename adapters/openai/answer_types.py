@@ -114,7 +114,7 @@ class AssistantMessage(TypedDict):
     ]
 
 
-ChatFinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "function_call"]
+ChatFinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 
 
 @closed
@@ -139,7 +139,9 @@ class ChatCompletion(TypedDict):
     service_tier: NotRequired[Literal["default"]]
     system_fingerprint: Fingerprint
     choices: list[ChatChoice]
-    usage: Usage
+    usage: NotRequired[
+        Annotated[Usage, Field(description="Left out where who answered in the engine's place tells none.")]
+    ]
     prompt_logprobs: NotRequired[PromptLogprobs]
     prompt_token_ids: NotRequired[PromptTokenIds]
 
@@ -226,7 +228,7 @@ class CompletionChoice(TypedDict):
     index: Count
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "content_filter"]
     prompt_logprobs: NotRequired[PromptLogprobs]
     prompt_token_ids: NotRequired[PromptTokenIds]
     token_ids: NotRequired[TokenIds]
@@ -242,7 +244,9 @@ class Completion(TypedDict):
     model: str
     system_fingerprint: Fingerprint
     choices: list[CompletionChoice]
-    usage: Usage
+    usage: NotRequired[
+        Annotated[Usage, Field(description="Left out where who answered in the engine's place tells none.")]
+    ]
 
 
 @closed

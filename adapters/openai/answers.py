@@ -76,14 +76,22 @@ class Head:
     echo: str = ""
 
 
-def usage_fields(usage: Usage) -> dict[str, Any]:
-    """OpenAI's usage object."""
+def usage_fields(usage: Usage) -> dict[str, Any] | None:
+    """OpenAI's usage object; None where nobody knows."""
+    if usage.untold:
+        return None
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
+
+
+def _usage_beside(usage: Usage) -> dict[str, Any]:
+    """A whole answer's usage may be left out, and can't be null."""
+    fields = usage_fields(usage)
+    return {} if fields is None else {"usage": fields}
 
 
 def chat_completion(
@@ -94,7 +102,7 @@ def chat_completion(
         _chat_choice(envelope, wanted, index, head, answer)
         for index, (head, answer) in enumerate(zip(heads, answers, strict=True))
     ]
-    fields = envelope.fields("chat.completion") | {"choices": choices, "usage": usage_fields(usage)}
+    fields = envelope.fields("chat.completion") | {"choices": choices} | _usage_beside(usage)
     if wanted.prompt_logprobs:
         fields["prompt_logprobs"] = prompt_logprobs(answers[0].prompt_logprobs, wanted.bytes_of)
     if wanted.token_ids:
@@ -128,7 +136,7 @@ def completion(
         _completion_choice(wanted, index, head, answer)
         for index, (head, answer) in enumerate(zip(heads, answers, strict=True))
     ]
-    return to_json(envelope.fields("text_completion") | {"choices": choices, "usage": usage_fields(usage)})
+    return to_json(envelope.fields("text_completion") | {"choices": choices} | _usage_beside(usage))
 
 
 def _completion_choice(wanted: Wanted, index: int, head: Head, answer: Answer) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from adapters.field_origin import openai, vllm
 from adapters.openai.answers import Wanted
 from adapters.openai.refused import REFUSED, Refusal
 from adapters.openai.sampling import SamplingFields
+from engine.base import AsAsked
 
 # Of what the client asked, what stands in the row beside the messages.
 SAMPLING_FIELDS = set(SamplingFields.model_fields) | {
@@ -111,6 +112,19 @@ class Body(SamplingFields, ChatchatFields):
             continuous_usage=usage and bool(options and options.continuous_usage_stats),
             logprobs=self.top_logprob_count is not None,
             prompt_logprobs=self.prompt_logprobs is not None,
+            token_ids=bool(self.return_token_ids),
+        )
+
+    @property
+    def as_asked(self) -> AsAsked:
+        """What is asked beside messages and sampling, for an engine that is spoken to in text."""
+        return AsAsked(
+            max_tokens=self.token_limit,
+            stop=self.stop_strings,
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            logit_bias=self.logit_bias or {},
+            structured=self.structured,
+            skip_special_tokens=self.skip_special_tokens is not False,
             token_ids=bool(self.return_token_ids),
         )
 

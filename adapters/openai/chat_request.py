@@ -38,7 +38,7 @@ from adapters.openai.tools import (
     WrappedTool,
     duplicate,
 )
-from engine.base import StructuredOutput, Tool
+from engine.base import AsAsked, StructuredOutput, Tool
 
 TOOL_FIELDS = {"tool_choice", "parallel_tool_calls", "function_call"}
 
@@ -236,6 +236,23 @@ class ChatCompletionRequest(Body):
         """What ``echo`` repeats: the last message, where it is an assistant's."""
         last = self.messages[-1]
         return last.text if self.echo and last.role == "assistant" else ""
+
+    @property
+    def as_asked(self) -> AsAsked:
+        """What is asked beside messages and sampling, for an engine that is spoken to in text."""
+        tools = self._tools
+        may_call, must_call = self._callable(tools)
+        goes_on = bool(self.continue_final_message)
+        return replace(
+            super().as_asked,
+            tools=tools,
+            may_call=may_call,
+            must_call=must_call,
+            parallel_tool_calls=self.parallel_tool_calls is not False and not self.functions,
+            add_generation_prompt=self.add_generation_prompt is not False and not goes_on,
+            continue_final_message=goes_on,
+            template_kwargs=self.chat_template_kwargs or {},
+        )
 
     @property
     def conversation(self) -> Conversation:

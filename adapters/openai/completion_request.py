@@ -6,6 +6,7 @@ fields that it adds.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import (
@@ -19,6 +20,7 @@ from pydantic import (
 from adapters.field_origin import openai, vllm
 from adapters.openai.body import Body
 from adapters.openai.sampling import MOST_LOGPROBS, TokenId
+from engine.base import AsAsked
 
 MOST_PROMPTS = 1024
 
@@ -105,6 +107,11 @@ class CompletionRequest(Body):
     def only_prompt(self) -> bool:
         """Whether nothing but the prompt is to be told: an echo with max_tokens 0, which scores a text."""
         return bool(self.echo) and self.max_tokens == 0
+
+    @property
+    def as_asked(self) -> AsAsked:
+        """What is asked beside the prompt and sampling, for an engine that is spoken to in text."""
+        return replace(super().as_asked, add_special_tokens=self.add_special_tokens is not False)
 
     @property
     def token_limit(self) -> int | None:

@@ -37,7 +37,6 @@ REFUSED: Mapping[str, Refusal] = {
     "kv_transfer_params": _NOT_HERE,
     "logprob_token_ids": _NOT_HERE,
     "prompt_embeds": Refusal("A prompt is text or token ids."),
-    "repetition_detection": _NOT_HERE,
     "return_prompt_text": _OFF,
     "return_token_offsets": _OFF,
     "return_tokens_as_token_ids": Refusal("Use 'return_token_ids'.", (False,)),

@@ -19,8 +19,9 @@ from pydantic import (
 
 from adapters.chat_format import Prompt, TextRules
 from adapters.field_origin import openai, vllm
+from adapters.openai.repetition import RepetitionDetection
 from adapters.openai.tools import StructuredOutputs
-from engine.base import ModelCard, Sampling, StructuredOutput
+from engine.base import ModelCard, RepetitionStop, Sampling, StructuredOutput
 
 MOST_CHOICES = 128
 MOST_STOP_STRINGS = 4
@@ -141,6 +142,11 @@ class SamplingFields(BaseModel):
         ge=0,
         le=MOST_LOGPROBS,
     )
+    repetition_detection: RepetitionDetection | None = vllm(
+        "End an answer whose last tokens are one sequence again and again, with finish_reason length: "
+        "max_pattern_size (up to 64 tokens; 0: never), min_pattern_size, min_count. Default: the operator's, "
+        "else never."
+    )
     structured_outputs: StructuredOutputs | None = vllm(
         "The answer fits one of json, json_object, regex, choice, grammar."
     )
@@ -207,8 +213,14 @@ class SamplingFields(BaseModel):
             temperature = card.sampling_defaults.get("temperature", 1.0)
         return temperature < GREEDY_BELOW
 
-    def sampling(self, max_tokens: int, prompt: Prompt, choice: int = 0) -> Sampling:
-        """For the engine; ``max_tokens`` as it fits the context."""
+    def sampling(
+        self,
+        max_tokens: int,
+        prompt: Prompt,
+        choice: int = 0,
+        repetition: RepetitionStop | None = None,
+    ) -> Sampling:
+        """For the engine; ``max_tokens`` as it fits the context. ``repetition``: the operator's."""
         return Sampling(
             max_tokens=max_tokens,
             temperature=self.temperature,
@@ -233,6 +245,7 @@ class SamplingFields(BaseModel):
             structured=prompt.structured,
             # What the format needs wins.
             logit_bias={**self.logit_bias, **prompt.logit_bias} if self.logit_bias else prompt.logit_bias,
+            repetition=self.repetition_detection.stop if self.repetition_detection else repetition,
         )
 
     def _seed_of(self, choice: int) -> int | None:

@@ -163,7 +163,8 @@ class ResponseFormat(_Strict):
     def structured(self) -> StructuredOutput | None:
         """For the engine; None for plain text."""
         if self.type == "json_schema" and self.json_schema is not None:
-            return StructuredOutput("json", self.json_schema.json_schema)
+            named = self.json_schema
+            return StructuredOutput("json", named.json_schema, named.name, named.strict)
         return StructuredOutput("json_object") if self.type == "json_object" else None
 
 

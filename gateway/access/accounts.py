@@ -49,6 +49,10 @@ class Accounts:
                 await users.rehash(self._database, user, better, self._timeout_seconds)
         return user.id
 
+    async def hash(self, password: str) -> str:
+        """What is stored of ``password``. Raises Unavailable."""
+        return await self._passwords.hash(password)
+
     def close(self) -> None:
         """End the threads that hash."""
         self._passwords.close()

@@ -41,8 +41,8 @@ class Passwords:
         return await self._in_a_thread(lambda: self._hasher.hash(_bytes(password)))
 
     async def check(self, password: str, password_hash: str | None) -> bool:
-        """Whether ``password`` is what was hashed; with None, whoever was named is not known, it takes as
-        long and is wrong. Raises Unavailable where too many wait."""
+        """Whether ``password`` is what was hashed; with None or an empty hash, whoever was named is not known
+        or has no password, it takes as long and is wrong. Raises Unavailable where too many wait."""
 
         def right() -> bool:
             try:
@@ -50,7 +50,7 @@ class Passwords:
             except (VerificationError, InvalidHashError):
                 return False
 
-        return await self._in_a_thread(right) and password_hash is not None
+        return await self._in_a_thread(right) and bool(password_hash)
 
     def is_outdated(self, password_hash: str) -> bool:
         """Whether it was made with other parameters than these."""

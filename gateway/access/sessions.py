@@ -97,6 +97,12 @@ class Sessions:
         self._ended += 1
         self._known.pop(sessions.hash_of(token), None)
 
+    def forget_user(self, user_id: UUID) -> None:
+        """He has been changed: PostgreSQL is asked before his sessions are used again."""
+        self._ended += 1
+        for key in [key for key, known in self._known.items() if known.session.user_id == user_id]:
+            del self._known[key]
+
     def _not_expired(self, key: bytes, session: Session) -> Session | None:
         if session.expire_time > datetime.now(UTC):
             return session
@@ -123,4 +129,4 @@ def cookie(request: Request, token: str, max_age_seconds: int) -> str:
 def is_secure(request: Request) -> bool:
     """Whether the client uses TLS, as far as it is told here."""
     forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
-    return request.url.scheme == "https" or forwarded == "https"
+    return request.scope.get("scheme") == "https" or forwarded == "https"

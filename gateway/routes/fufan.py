@@ -29,7 +29,7 @@ from gateway.access.identification import caller_of
 from gateway.access.ownership import no_such_conversation, owner_of
 from gateway.access.pages import check_page
 from gateway.access.sessions import COOKIE, cookie
-from gateway.errors import InvalidRequest, NotFound
+from gateway.errors import InvalidRequest, NotFound, PermissionDenied
 from gateway.lifecycle import Lifecycle, lifecycle_of
 from gateway.prompting import THREAD_CHARACTERS
 from gateway.routes.body import read
@@ -46,9 +46,15 @@ routes = APIRouter(tags=["fufan"])
 
 @routes.post("/users/register", summary="Register")
 async def register(request: Request) -> Response:
-    """A new user, who is logged in at once."""
+    """A new user, who is logged in at once; where the setting `registration` is open."""
     lifecycle = lifecycle_of(request)
     check_page(request, lifecycle.settings)
+    if not lifecycle.settings.registers:
+        raise PermissionDenied(
+            "Nobody can register here: the operator makes users ('chatglm-gateway users create'), or opens "
+            "this with the setting registration.",
+            code="registration_closed",
+        )
     body = await read(request, Registration, MOST_BODY_BYTES)
     with asked():
         user_id = await lifecycle.accounts.register(body.username, body.password, client_address(request))

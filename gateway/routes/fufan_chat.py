@@ -13,6 +13,7 @@ from adapters.chatchat.fufan import uuid_of
 from adapters.prompt_templates import LLM_CHAT
 from gateway.access.caller import Caller, Scope
 from gateway.access.identification import caller_of
+from gateway.access.ownership import owner_of
 from gateway.asking import chat_asked, opened
 from gateway.error_shapes import EVENT_STREAM, response_to
 from gateway.errors import NotFound, PermissionDenied, UnknownUrl
@@ -44,7 +45,7 @@ async def chat(request: Request) -> Response:
             asked_for.history_len = None
         asked = await chat_asked(request, lifecycle, caller, asked_for, body.template_name)
         generation = opened(request, lifecycle, caller, asked_for, [asked], "messages")
-        asked.row.user_id = await opened_for(lifecycle, body, user_id)
+        asked.row.user_id = await opened_for(lifecycle, caller, body, user_id)
         message_id = asked.row.id.hex
         if body.streams:
             events = ChatEvents(message_id, style_of(body, lifecycle))
@@ -61,21 +62,23 @@ async def not_here(request: Request, kind: str) -> Response:
 
 
 def user_of(body: FufanChatRequest, caller: Caller, lifecycle: Lifecycle) -> UUID | None:
-    """Whose request it is: with authentication the caller's, else of whoever the body names. Raises
-    PermissionDenied, and NotFound for what is no id."""
+    """Whose request it is: with authentication the caller's, else of whoever the body names, and so for an
+    admin. Raises PermissionDenied, and NotFound for what is no id."""
     if not body.user_id:
         return caller.user_id
     user_id = uuid_of(body.user_id)
     if user_id is None:
         raise unknown_user()
-    if lifecycle.settings.authenticates and user_id != caller.user_id:
+    if owner_of(lifecycle, caller) not in (None, user_id):
         raise PermissionDenied("'user_id' is not the caller's.", "user_id")
     return user_id
 
 
-async def opened_for(lifecycle: Lifecycle, body: FufanChatRequest, user_id: UUID | None) -> UUID | None:
+async def opened_for(
+    lifecycle: Lifecycle, caller: Caller, body: FufanChatRequest, user_id: UUID | None
+) -> UUID | None:
     """The user, who is there, and so is the conversation now. Without PostgreSQL the chat goes on without
-    both, but for a caller who had to log in: he is known already. Raises NotFound."""
+    both, but for the caller himself: he is known already. Raises NotFound."""
     if user_id is None and body.conversation_id is None:
         return None
     try:
@@ -94,7 +97,7 @@ async def opened_for(lifecycle: Lifecycle, body: FufanChatRequest, user_id: UUID
         raise unknown_user() from None
     except DatabaseUnavailable as error:
         log.warning("a chat goes on without its user and conversation: %s", error)
-        return user_id if lifecycle.settings.authenticates else None
+        return user_id if user_id == caller.user_id else None
     return user_id
 
 

@@ -11,6 +11,7 @@ from adapters.openai.tokens import DetokenizeRequest, TokenizeChat, TokenizeProm
 from gateway.access.caller import Caller, Scope
 from gateway.access.identification import caller_of
 from gateway.access.ownership import check_conversation
+from gateway.errors import InvalidRequest
 from gateway.lifecycle import Lifecycle, lifecycle_of
 from gateway.prompting import THREAD_CHARACTERS, chat_prompt, check_model, rendered
 from gateway.routes.body import read
@@ -25,6 +26,7 @@ async def tokenize(request: Request) -> dict[str, Any]:
     lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     asked = (await read(request, TokenizeRequest, lifecycle.settings.max_body_bytes)).root
     check_model(asked.model, lifecycle.engine.card)
+    check_ids_are_known(lifecycle)
     if isinstance(asked, TokenizeChat):
         ids = await chat_ids(lifecycle, caller, asked)
     else:
@@ -35,6 +37,14 @@ async def tokenize(request: Request) -> dict[str, Any]:
         "tokens": list(ids),
         "token_strs": lifecycle.chat_format.token_strings(ids) if asked.return_token_strs else None,
     }
+
+
+def check_ids_are_known(lifecycle: Lifecycle) -> None:
+    """Raises InvalidRequest where another server has the model."""
+    if lifecycle.engine.card.chat_format == "messages":
+        raise InvalidRequest(
+            "Another server answers here, which is handed text: its model's token ids are not known."
+        )
 
 
 async def chat_ids(lifecycle: Lifecycle, caller: Caller, asked: TokenizeChat) -> Any:
@@ -62,4 +72,5 @@ async def detokenize(request: Request) -> dict[str, str]:
     lifecycle, _ = lifecycle_of(request), await caller_of(request, Scope.INFERENCE)
     asked = await read(request, DetokenizeRequest, lifecycle.settings.max_body_bytes)
     check_model(asked.model, lifecycle.engine.card)
+    check_ids_are_known(lifecycle)
     return {"prompt": await asyncio.to_thread(lifecycle.chat_format.decode, asked.tokens)}

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, ValidationError
+from pydantic import AliasChoices, ValidationError, model_validator
 
 from gateway.access.address import is_loopback
 from gateway.settings.access import Access
@@ -39,6 +39,11 @@ class Settings(Guard, Fallbacks, Admission, Limits, Rows, Access, Model, Serving
     """What an operator can choose."""
 
     @property
+    def proves_itself(self) -> bool:
+        """Whether the model is one that there is a question with a known answer for."""
+        return self.engine == "vllm" and self.model == DEMO
+
+    @property
     def authenticates(self) -> bool:
         """Whether callers have to say who they are."""
         if self.authentication is not None:
@@ -49,6 +54,17 @@ class Settings(Guard, Fallbacks, Admission, Limits, Rows, Access, Model, Serving
     def on_loopback(self) -> bool:
         """Whether nobody reaches the gateway but from this machine."""
         return self.host == "localhost" or is_loopback(self.host)
+
+    @property
+    def registers(self) -> bool:
+        """Whether strangers may make themselves users."""
+        return not self.authenticates if self.registration is None else self.registration == "open"
+
+    @model_validator(mode="after")
+    def _has_upstream(self) -> Self:
+        if self.engine == "upstream" and self.upstream_url is None:
+            raise ValueError("upstream_url: the engine 'upstream' needs the base URL of a server")
+        return self
 
 
 def load(given: Mapping[str, Any] | None = None) -> Settings:

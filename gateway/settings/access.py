@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
@@ -32,6 +32,19 @@ class Access(Section):
     )
     session_days: float = Field(
         30.0, gt=0, le=3650, description="How long a login holds when it is not used, in days."
+    )
+
+    registration: Literal["open", "closed"] | None = Field(
+        None,
+        description="Whether strangers may make themselves users: open or closed; default: closed where "
+        "callers need an API key or a login.",
+    )
+    metrics_public: bool = Field(
+        False, description="Whether /metrics needs no admin where callers need an API key or a login."
+    )
+    docs_public: bool = Field(
+        False,
+        description="Whether /docs and /openapi.json need no admin where callers need an API key or a login.",
     )
 
     @field_validator("cors_origins")

@@ -39,8 +39,10 @@ class SamplingDefaults(TypedDict, total=False):
 class Model(Section):
     """The model, and the engine that runs it."""
 
-    engine: Literal["vllm", "simulated"] = Field(
-        "vllm", description="vllm runs a model; simulated echoes, for tests and load."
+    engine: Literal["vllm", "simulated", "upstream"] = Field(
+        "vllm",
+        description="vllm runs a model; simulated echoes, for tests and load; upstream asks another "
+        "OpenAI-compatible server.",
     )
     model: str = Field(
         DEMO,

@@ -28,6 +28,8 @@ def gateway() -> Iterator[Gateway]:
         "--simulated-tokens-per-second",
         str(TOKENS_PER_SECOND),
         "--authentication",
+        "--registration",
+        "open",
         "--web-root",
         str(WEB_ROOT),
         program=prompts_kept.__name__,

@@ -194,7 +194,9 @@ def test_without_postgresql_no_list_is_made_up(talked: Gateway, talker: httpx.Cl
 def guarded() -> Iterator[Gateway]:
     """A gateway whose callers have to log in."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-"))
-    with running(folder, "--engine", "simulated", GATEWAY_AUTHENTICATION="true") as gateway:
+    with running(
+        folder, "--engine", "simulated", GATEWAY_AUTHENTICATION="true", GATEWAY_REGISTRATION="open"
+    ) as gateway:
         yield gateway
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -19,7 +19,7 @@ from tests.end_to_end.served import Gateway, running
 TEXT = (Path(__file__).parents[2] / "docs" / "chatchat.md").read_text()
 URL = "http://127.0.0.1:8000"
 START = "make serve ENGINE=simulated"
-START_WITH_USERS = "make serve ENGINE=simulated AUTHENTICATION=yes"
+START_WITH_USERS = "make serve ENGINE=simulated AUTHENTICATION=yes REGISTRATION=open"
 
 VARYING = [
     (re.compile(r"\b[0-9a-f]{32}\b"), "id"),
@@ -52,7 +52,8 @@ def test_the_commands_print_what_is_said(simulated: Gateway, folder: Path) -> No
     later = rest.index((START_WITH_USERS, ""))
     for command, printed in rest[:later]:
         check(command.replace(URL, simulated.base_url), printed, folder)
-    with running(folder / "data", "--engine", "simulated", "--authentication") as gateway:
+    options = ("--engine", "simulated", "--authentication", "--registration", "open")
+    with running(folder / "data", *options) as gateway:
         for command, printed in rest[later + 1 :]:
             check(command.replace(URL, gateway.base_url), printed, folder)
 

@@ -36,7 +36,15 @@ def locked() -> Iterator[Gateway]:
     folder = Path(tempfile.mkdtemp(prefix="gateway-"))
     (folder / "page").mkdir()
     (folder / "page" / "index.html").write_text(PAGE)
-    options = ("--engine", "simulated", "--authentication", "--web-root", str(folder / "page"))
+    options = (
+        "--engine",
+        "simulated",
+        "--authentication",
+        "--registration",
+        "open",
+        "--web-root",
+        str(folder / "page"),
+    )
     with running(folder, *options) as gateway:
         yield gateway
     shutil.rmtree(folder, ignore_errors=True)
@@ -583,7 +591,7 @@ def test_a_conversation_is_deleted_while_it_is_being_answered(slow: Gateway) -> 
 
 
 def test_while_postgresql_hangs_those_who_are_in_go_on(data_dir: Path) -> None:
-    options = ("--engine", "simulated", "--authentication")
+    options = ("--engine", "simulated", "--authentication", "--registration", "open")
     with running(data_dir, *options, GATEWAY_DATABASE_TIMEOUT_SECONDS="0.3") as gateway:
         known, unknown = registered(gateway), registered(gateway)
         question = {"messages": [{"role": "user", "content": "q"}]}

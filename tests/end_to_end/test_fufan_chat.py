@@ -170,7 +170,9 @@ def test_the_front_end_is_told_of_a_refusal_by_an_event_that_it_shows(
 
 def test_with_authentication_the_session_says_whose_it_is(data_dir: Path, conversation: str) -> None:
     with (
-        running(data_dir, "--engine", "simulated", GATEWAY_AUTHENTICATION="true") as gateway,
+        running(
+            data_dir, "--engine", "simulated", GATEWAY_AUTHENTICATION="true", GATEWAY_REGISTRATION="open"
+        ) as gateway,
         httpx.Client(base_url=gateway.base_url, timeout=60) as his,
         httpx.Client(base_url=gateway.base_url, timeout=60) as hers,
     ):

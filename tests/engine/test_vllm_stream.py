@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from engine.base import (
     Sampling,
     TokenLogprob,
 )
-from engine.vllm_stream import VllmStream
+from engine.vllm_stream import VllmStream, keep_untold
 
 
 def logprob(value: float, rank: int) -> Any:
@@ -114,3 +115,101 @@ async def test_what_breaks_after_a_request_was_taken_is_never_its_fault(
 ) -> None:
     with pytest.raises(ours):
         await stream(error, errored=errored).next()
+
+
+class Queue:
+    """vLLM's RequestOutputCollector, as far as it matters here."""
+
+    aggregate = True
+
+    def __init__(self) -> None:
+        self.output: Any = None
+
+    def put(self, given: Any) -> None:
+        if self.output is None or isinstance(given, Exception):
+            self.output = given
+
+    def get_nowait(self) -> Any:
+        given, self.output = self.output, None
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+
+class Output:
+    """vLLM's RequestOutput, as far as it can be added to."""
+
+    def __init__(self, ids: list[int], text: str, finished: bool = False) -> None:
+        fields = {"text": text, "token_ids": ids, "logprobs": None, "finish_reason": None}
+        self.outputs = [SimpleNamespace(**fields)]
+        self.finished = finished
+        self.prompt_token_ids, self.prompt_logprobs = [7, 8], None
+        self.num_cached_tokens, self.metrics = 1, None
+
+    def add(self, other: Output, aggregate: bool) -> None:
+        assert aggregate
+        self.outputs[0].text += other.outputs[0].text
+        self.outputs[0].token_ids += other.outputs[0].token_ids
+        self.finished |= other.finished
+
+
+class Dying:
+    """An AsyncLLM whose one request has been given ``waiting`` and not taken it, and is given ``rest`` where
+    it is aborted."""
+
+    def __init__(self, waiting: Output | None, rest: Output | None) -> None:
+        self.errored = False
+        self.queue = Queue()
+        self._waiting, self._rest = waiting, rest
+        self.request_states = {"r": SimpleNamespace(queue=self.queue)}
+        keep_untold(self)
+
+    def propagate_error(self, error: Exception) -> None:
+        for state in self.request_states.values():
+            state.queue.put(error)
+
+    def die(self) -> None:
+        self.queue.put(self._waiting)
+        self.errored = True
+        self.propagate_error(RuntimeError("dead"))
+
+    async def abort(self, request_id: str) -> None:
+        if self.request_states.pop(request_id, None) is not None:
+            self.queue.put(self._rest)
+
+    @property
+    def stream(self) -> VllmStream:
+        return VllmStream(self, GenerationRequest("r", [7, 8], (), Sampling(4), True), self.queue)
+
+
+UNTOLD = [
+    (None, None, ([], "")),
+    (Output([1], "a"), None, ([1], "a")),
+    # A whole answer's tokens, or text that a stop string held back.
+    (None, Output([1, 2], "ab", finished=True), ([1, 2], "ab")),
+    (Output([1], "a"), Output([], "b", finished=True), ([1], "ab")),
+]
+
+
+@pytest.mark.parametrize(("waiting", "rest", "untold"), UNTOLD)
+@pytest.mark.parametrize("began", [True, False])
+async def test_what_a_dead_engine_had_generated_is_told_before_its_death(
+    waiting: Output | None, rest: Output | None, untold: tuple[list[int], str], began: bool
+) -> None:
+    llm = Dying(copy.deepcopy(waiting), copy.deepcopy(rest))
+    running = llm.stream
+    if began:
+        llm.queue.put(Output([9], "z"))
+        assert (await running.next()).text == "z"
+    llm.die()
+    if began and untold != ([], ""):
+        delta = await running.next()
+        assert (list(delta.token_ids), delta.text, delta.finish_reason) == (*untold, None)
+    # Before a first token it is the failure's, so that another may answer.
+    with pytest.raises(EngineDead) as death:
+        await running.next()
+    if began or untold == ([], ""):
+        assert death.value.untold is None
+    else:
+        assert death.value.untold is not None
+        assert (list(death.value.untold.token_ids), death.value.untold.text) == untold

@@ -14,10 +14,12 @@ from adapters.chat_format import Reader
 from adapters.code_points import READER
 from adapters.openai.answers import Envelope, Head, Wanted
 from adapters.openai.chunks import ChatChunks
-from engine.base import Delta, DeltaStream, EngineError, GenerationRequest
+from engine.base import Delta, DeltaStream, Engine, EngineError, GenerationRequest
 from engine.simulated import SimulatedEngine
+from gateway.admission.queue import Admission
 from gateway.generation import Generation
 from gateway.generations import Generations
+from gateway.limits.limiter import Limiter
 from gateway.prompt_answer import Query
 from gateway.sse import EventStream
 from persistence.message_row import MessageRow
@@ -152,13 +154,18 @@ class RefusingEngine(SimulatedEngine):
 class House:
     """A gateway's inside with one client before it."""
 
-    engine: SimulatedEngine = field(default_factory=SimulatedEngine)
+    engine: Engine = field(default_factory=SimulatedEngine)
+    admission: Admission | None = None
+    limiter: Limiter | None = None
+    overflow: Engine | None = None
 
     def __post_init__(self) -> None:
         self.events: list[str] = []
         self.recorder = MemoryRecorder(self.events)
         self.client = Client(self.events)
-        self.generations = Generations(self.engine, self.recorder, commit_wait_seconds=30.0)
+        self.generations = Generations(
+            self.engine, self.recorder, 30.0, self.limiter, self.admission, self.overflow
+        )
 
     def stream(
         self,

@@ -16,6 +16,7 @@ from adapters.code_points import CodePointFormat
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from engine.base import ModelCard
+from engine.ladder import Ladder
 from engine.simulated import SimulatedEngine
 from gateway.access.caller import ANONYMOUS, Caller
 from gateway.errors import ContextLengthExceeded, InvalidRequest, Unavailable
@@ -218,7 +219,7 @@ async def test_turns_that_can_not_be_read_now_are_a_503_that_names_the_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caught_up: bool, fields: dict[str, Any], param: str
 ) -> None:
     house = lifecycle(tmp_path)
-    house._engine = SimulatedEngine()
+    house._engine = Ladder(SimulatedEngine(), [])
 
     async def answer(timeout_seconds: float) -> bool:
         assert timeout_seconds == house.settings.database_timeout_seconds
@@ -244,7 +245,7 @@ async def test_with_authentication_the_turns_are_the_callers_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authentication: bool
 ) -> None:
     house = lifecycle(tmp_path, authentication=authentication)
-    house._engine = SimulatedEngine()
+    house._engine = Ladder(SimulatedEngine(), [])
     asked: list[object] = []
 
     async def caught_up(timeout_seconds: float) -> bool:
