@@ -287,3 +287,14 @@ async def test_a_window_has_few_entries_however_many_come(limiter: MemoryLimiter
     assert len(account.window) <= 241
     # In the last minute, and no more than a quarter of a second before it.
     assert 2000 <= account.window.requests <= 2010
+
+
+async def test_what_is_kept_as_one_counts_until_the_last_of_it_is_a_minute_old(
+    limiter: MemoryLimiter, moments: Moments
+) -> None:
+    one = caller(Limits(requests_per_minute=2))
+    for _ in range(2):
+        (await limiter.reserve(one, 1)).settle(1)
+        moments.wait(0.125)
+    moments.wait(59.75)
+    assert wait_of(await refused(limiter, one, 1)) == 0.125
