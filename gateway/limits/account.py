@@ -85,9 +85,10 @@ class Account:
         """A guess: the oldest takes as long as others took."""
         return max(LEAST_WAIT, self.mean_duration - (now - next(iter(self.running.values()))))
 
-    def ended(self, request: object, now: int) -> None:
-        """A running request has ended."""
+    def ended(self, request: object, now: int, ran: bool) -> None:
+        """A running request has ended; ``ran``: the engine took it."""
         duration = now - self.running.pop(request)
-        if self.mean_duration:
-            duration = self.mean_duration + (duration - self.mean_duration) // MEAN_SHARE
-        self.mean_duration = duration
+        if ran and self.mean_duration:
+            self.mean_duration += (duration - self.mean_duration) // MEAN_SHARE
+        elif ran:
+            self.mean_duration = duration

@@ -60,7 +60,7 @@ class Taken:
         self._settled = True
         now, more = self._clock.monotonic(), tokens - self._tokens
         for (account, limits), entry, day in zip(self._claims, self._entries, self._days, strict=True):
-            account.ended(self, now)
+            account.ended(self, now, tokens > 0)
             account.window.change(entry, 0 if tokens else -1, more)
             if limits.tokens_per_day is not None:
                 self._count_day(account, day, more)

@@ -67,6 +67,9 @@ class Counted(Unlimited):
     async def reserve(self, caller: Caller, tokens: int) -> Counted:
         return self
 
+    def answer_tokens(self, caller: Caller, prompt_tokens: int, answers: int) -> int | None:
+        return None
+
     def settle(self, tokens: int) -> None:
         self.settled.append(tokens)
 

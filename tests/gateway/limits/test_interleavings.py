@@ -90,7 +90,7 @@ class Callers(RuleBasedStateMachine):
         else:
             self.log.remove(one)
 
-    @rule(seconds=st.sampled_from([0.001, 0.1, 0.25, 1.0, 20.0, 59.75, 60.0, 20_000.0]))
+    @rule(seconds=st.sampled_from([0.001, 0.1, 0.25, 1.0, 20.0, 59.9, 60.0, 20_000.0]))
     def wait(self, seconds: float) -> None:
         self.moments.wait(seconds)
 

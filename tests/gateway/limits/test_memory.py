@@ -10,7 +10,6 @@ from gateway.access.caller import ANONYMOUS, Caller, Scope
 from gateway.errors import InvalidRequest, RateLimitExceeded
 from gateway.limits import accounts
 from gateway.limits.limiter import UNLIMITED as UNLIMITED_RESERVATION
-from gateway.limits.limiter import Reservation
 from gateway.limits.memory import MemoryLimiter
 from persistence.caller_limits import Limits
 from tests.gateway.limits.moments import OTHER_KEY, Moments, caller, limiter_of
@@ -102,6 +101,8 @@ async def test_one_more_runs_when_one_has_ended(limiter: MemoryLimiter, moments:
     first.settle(1)
     second = await limiter.reserve(one, 1)
     moments.wait(1)
+    # One that never ran says nothing of how long others take.
+    (await limiter.reserve(one, 1)).settle(0)
     await limiter.reserve(one, 1)
     # The second will end when it has taken as long as the first.
     assert wait_of(await refused(limiter, one, 1)) == 3
@@ -288,7 +289,12 @@ async def test_a_window_has_few_entries_however_many_come(limiter: MemoryLimiter
     assert 2000 <= account.window.requests <= 2010
 
 
-def test_nothing_is_reserved_by_whoever_only_looks(limiter: MemoryLimiter) -> None:
-    reservation: Reservation = UNLIMITED_RESERVATION
-    reservation.settle(1)
-    assert reservation.headers == {}
+async def test_what_is_kept_as_one_counts_until_the_last_of_it_is_a_minute_old(
+    limiter: MemoryLimiter, moments: Moments
+) -> None:
+    one = caller(Limits(requests_per_minute=2))
+    for _ in range(2):
+        (await limiter.reserve(one, 1)).settle(1)
+        moments.wait(0.125)
+    moments.wait(59.75)
+    assert wait_of(await refused(limiter, one, 1)) == 0.125
