@@ -1,8 +1,8 @@
 """What may not be asked, and not be answered: an operator's list of words and regular expressions.
 
-The rules stand in a YAML file, see docs/guard.md. They apply in its order, and a rule sees what those before
-it left. Text is given on as soon as nothing that follows could make a match of it, whatever pieces it comes
-in; with the rules that only note what they find it is given on at once.
+The rules stand in a YAML file, see docs/guard.md. Those that block come first, and then all others in its
+order; a rule sees what those before it left. Text is given on as soon as nothing that follows could make a
+match of it, whatever pieces it comes in; with the rules that only note what they find it is given on at once.
 """
 
 from __future__ import annotations
@@ -52,12 +52,17 @@ class Rule:
 
 @dataclass(slots=True)
 class Findings:
-    """What was found in a text, or in several: how often by each rule's name, which rule ended it, and which
-    ones took too long."""
+    """What was found in a text, or in several: how often by the name of each rule that lets it go on, which
+    rule ended it, and which ones took too long."""
 
-    matches: Counter[str] = field(default_factory=Counter)
+    passed: Counter[str] = field(default_factory=Counter)
     blocked_by: str | None = None
     too_slow: set[str] = field(default_factory=set)
+
+    @property
+    def matches(self) -> Counter[str]:
+        """How often, by the rule's name."""
+        return self.passed + Counter([self.blocked_by] if self.blocked_by is not None else [])
 
     def fields(self) -> dict[str, object]:
         """For the row; empty where nothing was found."""
@@ -84,10 +89,10 @@ class Stage:
                 if not is_match:
                     given.append(word)
                     continue
-                self._findings.matches[rule.name] += 1
                 if rule.action == "block":
                     self._findings.blocked_by = rule.name
                     break
+                self._findings.passed[rule.name] += 1
                 given.append(rule.replacement)
         except TimeoutError:
             self._findings.too_slow.add(rule.name)
@@ -182,7 +187,8 @@ class Guard:
     def from_yaml(cls, text: str) -> Guard:
         """Raises InvalidGuard, naming the rule."""
         rules: dict[Side, list[Rule]] = {"input": [], "output": []}
-        for fields in parsed(text):
+        # What is found after the place where an answer is ended must not depend on how it comes.
+        for fields in sorted(parsed(text), key=lambda fields: fields.action != "block"):
             rule = Rule(fields.name, fields.action, fields.replacement, sought(fields))
             if fields.where in ("input", "both"):
                 rules["input"].append(rule)

@@ -59,12 +59,12 @@ class Pattern:
 
     def search(self, expression: Any, text: str, at: int, *, partial: bool = False) -> Any:
         """Raises TimeoutError."""
-        return expression.search(text, at, partial=partial, timeout=self.seconds, concurrent=True)
+        return expression.search(text, at, partial=partial, timeout=self.seconds)
 
     def match(self, text: str, start: int) -> Any:
         """At ``start``, as if the text ended after so many characters as a match may have. Raises
         TimeoutError."""
-        return self.whole.match(text, start, start + self.longest, timeout=self.seconds, concurrent=True)
+        return self.whole.match(text, start, start + self.longest, timeout=self.seconds)
 
 
 class PatternFinder:
@@ -103,6 +103,10 @@ class PatternFinder:
         """The next match from ``at`` on, and that it is one; else where none can begin: up to the end of a
         character that may be given on, or with both the same, up to where the rest is held back."""
         pattern, text = self._pattern, self._text
+        begun = pattern.search(pattern.whole, text, at, partial=True)
+        if begun is None or begun.start() == len(text):
+            # Mostly so; each search with a time limit takes microseconds.
+            return len(text), len(text), False
         maybe = None if last else pattern.search(pattern.open, text, at, partial=True)
         open_from = len(text) if maybe is None else maybe.start()
         match = pattern.search(pattern.whole, text, at)

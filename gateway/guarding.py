@@ -81,11 +81,11 @@ def check_told(guard: Guard, body: Body) -> None:
 def filter_body(rules: Sequence[Rule], chat_format: ChatFormat, body: Body, findings: Findings) -> str | None:
     """Put what the rules leave in place of each text; the field that one of them blocks."""
     for place in places(body, chat_format):
-        before = findings.matches.copy()
+        before = findings.passed.copy()
         after = (passed_json if place.is_json else passed)(rules, place.text, findings)
         if findings.blocked_by is None and after != place.text:
             if place.put is None:
-                findings.blocked_by = next(iter(findings.matches - before))
+                findings.blocked_by = next(iter(findings.passed - before))
             else:
                 place.put(after)
         if findings.blocked_by is not None:
@@ -142,7 +142,7 @@ def note_output(row: MessageRow, choices: Sequence[Choice]) -> None:
     for choice in choices:
         if choice.guard is not None:
             findings = choice.guard.findings
-            together.matches += findings.matches
+            together.passed += findings.matches
             together.too_slow |= findings.too_slow
             count("output", findings)
             if findings.blocked_by is not None:

@@ -36,6 +36,8 @@ GUARD_MATCHES = Counter("gateway_guard_matches", "What the guard list's rules fo
 GUARD_TOO_SLOW = Counter(
     "gateway_guard_too_slow", "Texts that a rule of the guard list took too long for.", ["rule", "side"]
 )
+CONNECTIONS = Gauge("gateway_connections", "Open connections.")
+STUCK_READERS = Counter("gateway_stuck_readers", "Connections cut because the client read nothing for long.")
 TTFT = Histogram(
     "gateway_time_to_first_token_seconds",
     "From the request's arrival to the engine's first output.",

@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import gc
 import logging
+import resource
 import shlex
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 
 import uvicorn
 import uvloop
 
+from gateway import metrics
 from gateway.app import create_app
-from gateway.http_protocol import HttpProtocol
+from gateway.connections import Connections
+from gateway.http_protocol import Bounds, HttpProtocol
 from gateway.lifecycle import Lifecycle, StartFailed, StartInterrupted
 from gateway.progress import say
 from gateway.settings import Settings, mask_password
@@ -27,6 +31,9 @@ log = logging.getLogger("gateway.server")
 
 CLOSE_SECONDS = 5
 BACKLOG = 2048
+
+# Files beside connections: the engine's and the database's, libraries, the journal.
+OTHER_FILES = 512
 
 
 def run(settings: Settings) -> int:
@@ -55,13 +62,14 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
                     create_app(settings, lifecycle),
                     lifespan="off",
                     loop="none",
-                    http=HttpProtocol,
+                    http=protocol_of(settings),  # type: ignore[arg-type]
                     ws="none",
                     access_log=False,
                     log_config=None,
                     server_header=False,
                     proxy_headers=False,
                     backlog=BACKLOG,
+                    timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]
                     timeout_graceful_shutdown=CLOSE_SECONDS,
                 )
             )
@@ -80,6 +88,33 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
             await lifecycle.stop()
             gc.unfreeze()
     return 0
+
+
+def protocol_of(settings: Settings) -> Callable[..., HttpProtocol]:
+    """What reads each connection, within the bounds that are set."""
+    bounds = Bounds(
+        url_bytes=settings.max_url_bytes,
+        headers=settings.max_headers,
+        header_bytes=settings.max_header_bytes,
+        header_seconds=settings.header_timeout_seconds,
+        send_seconds=settings.send_timeout_seconds,
+    )
+    most = min(settings.max_connections, room_for(settings.max_connections))
+    if most < settings.max_connections:
+        log.warning("max_connections is %d here: more open files are not allowed", most)
+    connections = Connections(most, settings.max_connections_per_address)
+    metrics.CONNECTIONS.set_function(lambda: len(connections))
+    return partial(HttpProtocol, bounds=bounds, open_connections=connections)
+
+
+def room_for(connections: int) -> int:
+    """How many connections may be open, after asking for as many beside OTHER_FILES."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return connections if soft == resource.RLIM_INFINITY else max(1, soft - OTHER_FILES)
 
 
 class Server(uvicorn.Server):

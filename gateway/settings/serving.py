@@ -39,6 +39,42 @@ class Serving(Section):
         allow_inf_nan=False,
         description="How long a request's body may take to arrive, in seconds; above it the answer is 408.",
     )
+    max_url_bytes: int = Field(8192, ge=256, description="Longest URL, in bytes; above it the answer is 414.")
+    max_headers: int = Field(100, ge=10, description="Most headers of a request; above it the answer is 431.")
+    max_header_bytes: int = Field(
+        32 * 1024, ge=1024, description="A request's headers together, in bytes; above it the answer is 431."
+    )
+    header_timeout_seconds: float = Field(
+        15.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a request's head may take to arrive, in seconds; above it the answer is 408.",
+    )
+    send_timeout_seconds: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a client may read nothing of what it is sent, in seconds; then its connection "
+        "is cut and its request ended.",
+    )
+    keep_alive_seconds: float = Field(
+        75.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a connection may stay open between two requests, in seconds.",
+    )
+    max_connections: int = Field(
+        10_000,
+        ge=1,
+        description="Most open connections; for a new one the one is closed that has waited longest for a "
+        "request, and where none waits the answer is 503.",
+    )
+    max_connections_per_address: int | None = Field(
+        None,
+        ge=1,
+        description="The same for each address, where the answer is 429; not behind a proxy, whose clients "
+        "all have its address. Default: no bound.",
+    )
     request_timeout_seconds: float = Field(
         600.0,
         gt=0,

@@ -92,7 +92,7 @@ def test_case_is_ignored_where_that_is_asked_for() -> None:
 
 
 def test_what_takes_too_long_is_given_up() -> None:
-    catastrophic = Pattern(r"(?:a|aa)+$", ignore_case=False, longest=256, seconds=0.02)
+    catastrophic = Pattern(r"(?:a|aa)+\Z", ignore_case=False, longest=256, seconds=0.02)
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         PatternFinder(catastrophic).more("a" * 60 + "!", last=True)

@@ -25,6 +25,7 @@ from engine.base import (
     LEAST_LOGPROB,
     Delta,
     GenerationRequest,
+    RepetitionStop,
     RequestRefused,
     Sampling,
     StructuredOutput,
@@ -172,6 +173,19 @@ async def test_penalties_change_a_repetitive_answer(served: Served, penalty: dic
     assert len(set(plain.ids)) < len(plain.ids)
     penalized = await served.ask(REPETITIVE, max_tokens=24, **penalty)
     assert len(set(penalized.ids)) > len(set(plain.ids))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_that_says_the_same_again_and_again_is_cut(served: Served, stream: bool) -> None:
+    only = served.ids_of(" a")
+    bias = {only[0]: 100.0}
+    plain = await served.ask(max_tokens=20, logit_bias=bias)
+    assert (plain.ids, plain.finish_reason, plain.deltas[-1].repetition) == (only * 20, "length", False)
+    answer = await served.ask(
+        max_tokens=20, logit_bias=bias, repetition=RepetitionStop(4, 6, min_pattern_size=1), stream=stream
+    )
+    assert (answer.ids, answer.finish_reason) == (only * 6, "length")
+    assert answer.deltas[-1].repetition
 
 
 @pytest.mark.parametrize("stream", [True, False])
