@@ -239,10 +239,10 @@ class AsAsked:
 
     ``completion`` is the text to continue, None for a chat; with ``is_ids`` it was given as token ids.
     ``max_tokens`` is None where the client named none. ``stop``, ``stop_token_ids``, ``logit_bias``,
-    ``structured`` and ``skip_special_tokens`` are the client's own, without what the model's chat format
-    adds. ``tools`` are the functions that the model is told of, ``may_call`` those of them that the answer
-    may call; with ``must_call`` it has to call one of these. ``token_ids``: the client wants to be told the
-    ids. The rest is what a chat template, or what begins a text, is told.
+    ``structured``, ``skip_special_tokens`` and ``repetition`` are the client's own, without what the model's
+    chat format or the operator adds. ``tools`` are the functions that the model is told of, ``may_call``
+    those of them that the answer may call; with ``must_call`` it has to call one of these. ``token_ids``:
+    the client wants to be told the ids. The rest is what a chat template, or what begins a text, is told.
     """
 
     completion: str | None = None
@@ -253,6 +253,7 @@ class AsAsked:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     structured: StructuredOutput | None = None
     skip_special_tokens: bool = True
+    repetition: RepetitionStop | None = None
     tools: tuple[Tool, ...] = ()
     may_call: tuple[Tool, ...] = ()
     must_call: bool = False

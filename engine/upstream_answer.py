@@ -25,6 +25,7 @@ from engine.base import (
 from engine.refusals import one_line
 
 DONE = b"[DONE]"
+REPETITION = "repetition"
 
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -32,6 +33,8 @@ FINISH_REASONS: Mapping[str, FinishReason] = {
     "tool_calls": "stop",
     "function_call": "stop",
     "content_filter": "content_filter",
+    # vLLM's, where it cut an answer that went on and on.
+    REPETITION: "length",
     # Zhipu's name for it.
     "sensitive": "content_filter",
 }
@@ -57,7 +60,7 @@ class AnswerReader:
         self._new_calls: list[ToldCall] = []
         self._new_logprobs: list[ToldLogprob] = []
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = self._reported = 0
-        self._counted = False
+        self._counted = self._repetition = False
         self.finish_reason: FinishReason | None = None
         self.done = False
 
@@ -98,9 +101,11 @@ class AnswerReader:
             self._counted and finish_reason not in (None, "abort"),
         )
         self._new_calls, self._new_logprobs = [], []
-        return Delta(
+        delta = Delta(
             self._text.take(), (), finish_reason, self._prompt_tokens, self._cached_tokens, told=told
         )
+        delta.repetition = self._repetition and finish_reason == "length"
+        return delta
 
     def _read(self, answer: dict[str, Any], part: str) -> None:
         if answer.get("error") is not None or answer.get("object") == "error":
@@ -128,7 +133,7 @@ class AnswerReader:
         if reason := a_text(choice.get("finish_reason")):
             if reason not in FINISH_REASONS:
                 broken(f"it ended with the finish_reason {one_line(reason)!r}")
-            self.finish_reason = FINISH_REASONS[reason]
+            self.finish_reason, self._repetition = FINISH_REASONS[reason], reason == REPETITION
 
     def _read_call(self, call: dict[str, Any], place: int) -> None:
         index = call.get("index")

@@ -8,6 +8,7 @@ be asked is refused; nothing that a client asked is left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from engine.base import (
@@ -61,11 +62,16 @@ def path_and_body(
         fields["stop"] = list(asked.stop)
     fields |= _structured_fields(asked.structured, dialect)
     _refuse_ids(sampling, asked, dialect)
+    if dialect != "vllm" and asked.repetition is not None:
+        raise _refused("repetition_detection", "it is not among OpenAI's fields")
     extended = dict(_extended_fields(request, asked, defaults))
     if extended and dialect != "vllm":
         raise _refused(next(iter(extended)), "it is not among OpenAI's fields")
     if dialect == "vllm" and request.stream:
         fields["stream_options"]["continuous_usage_stats"] = True
+    if dialect == "vllm" and (repetition := asked.repetition or sampling.repetition) is not None:
+        # The operator's own stands in for a client's, and can be told only here.
+        fields["repetition_detection"] = asdict(repetition)
     fields |= extended
     if not all_unicode(fields):
         raise RequestRefused("The request has a lone surrogate, which is no text.", "prompt")

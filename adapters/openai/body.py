@@ -125,6 +125,7 @@ class Body(SamplingFields, ChatchatFields):
             logit_bias=self.logit_bias or {},
             structured=self.structured,
             skip_special_tokens=self.skip_special_tokens is not False,
+            repetition=self.repetition_detection.stop if self.repetition_detection else None,
             token_ids=bool(self.return_token_ids),
         )
 

@@ -210,7 +210,13 @@ def joined(deltas: list[Delta]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("reason", "meant"),
-    [("stop", "stop"), ("length", "length"), ("content_filter", "content_filter"), ("tool_calls", "stop")],
+    [
+        ("stop", "stop"),
+        ("length", "length"),
+        ("content_filter", "content_filter"),
+        ("tool_calls", "stop"),
+        ("repetition", "length"),
+    ],
 )
 async def test_why_it_ended_is_what_the_server_says(server: UpstreamServer, reason: str, meant: str) -> None:
     server.scripts["q"] = [stream(piece("a"), finish(reason))]

@@ -10,6 +10,7 @@ from engine.base import (
     AsAsked,
     ChatMessage,
     GenerationRequest,
+    RepetitionStop,
     RequestRefused,
     Sampling,
     StructuredOutput,
@@ -63,6 +64,7 @@ ASKED: dict[str, Any] = {
     "logit_bias": {1: 1.0},
     "structured": StructuredOutput("regex", "a+"),
     "skip_special_tokens": False,
+    "repetition": RepetitionStop(4, 3),
     "tools": (F,),
     "token_ids": True,
     "add_special_tokens": False,
@@ -72,6 +74,7 @@ ASKED: dict[str, Any] = {
 }
 # Told by others: the client's own, before a chat format changed it; or together with tools.
 ELSEWHERE = {"max_tokens", "stop", "stop_token_ids", "structured", "logit_bias", "skip_special_tokens"}
+ELSEWHERE |= {"repetition"}
 WITH_TOOLS = {"may_call", "must_call", "parallel_tool_calls"}
 
 
@@ -110,6 +113,13 @@ def test_what_only_vllm_takes_is_refused_elsewhere_by_name() -> None:
         with pytest.raises(RequestRefused) as refused:
             body(request, "openai")
         assert refused.value.param == name
+
+
+def test_the_operators_repetition_stop_is_told_where_it_can_be() -> None:
+    request = with_sampling(repetition=RepetitionStop(4, 3))
+    told = {"max_pattern_size": 4, "min_count": 3, "min_pattern_size": 1}
+    assert body(request)["repetition_detection"] == told
+    assert "repetition_detection" not in body(request, "openai")
 
 
 def test_defaults_are_told_where_the_client_says_nothing() -> None:
