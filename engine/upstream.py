@@ -146,6 +146,8 @@ class UpstreamEngine:
             "POST", path, content=json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
         )
         asked.headers["content-type"] = "application/json"
+        # So that the server's log and ours can be read side by side.
+        asked.headers["x-request-id"] = request.request_id
         calls_many = request.asked is None or request.asked.parallel_tool_calls
         return UpstreamStream(self._client, asked, self.upstream, self.breaker, request.stream, calls_many)
 

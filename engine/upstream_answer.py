@@ -124,9 +124,10 @@ class AnswerReader:
         if choice.get("logprobs") is not None:
             for entry in a_list(an_object(choice["logprobs"]).get("content")):
                 self._new_logprobs.append(told_logprob(an_object(entry)))
-        if (reason := choice.get("finish_reason")) is not None:
+        # Some servers have an empty one until the end.
+        if reason := a_text(choice.get("finish_reason")):
             if reason not in FINISH_REASONS:
-                broken(f"it ended with the finish_reason {one_line(str(reason))!r}")
+                broken(f"it ended with the finish_reason {one_line(reason)!r}")
             self.finish_reason = FINISH_REASONS[reason]
 
     def _read_call(self, call: dict[str, Any], place: int) -> None:

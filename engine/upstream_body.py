@@ -92,9 +92,9 @@ def message_fields(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     for place, message in enumerate(messages):
         fields: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.tool_calls:
-            calls = [_with_id(call, f"call_{place}") for call in message.tool_calls]
-            waiting += [(call.name, call.id) for call in calls]
-            fields["tool_calls"] = [_call_fields(call) for call in calls]
+            without_id = [call.name for call in message.tool_calls if not call.id]
+            waiting += [(name, f"call_{place}") for name in without_id]
+            fields["tool_calls"] = [_call_fields(call, f"call_{place}") for call in message.tool_calls]
             fields["content"] = message.content or None
         if message.role == "function":
             answered = next((one for one in waiting if one[0] == message.name), None)
@@ -108,13 +108,9 @@ def message_fields(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     return told
 
 
-def _with_id(call: ToolCall, id_: str) -> ToolCall:
-    return call if call.id else ToolCall(call.name, call.arguments, id_)
-
-
-def _call_fields(call: ToolCall) -> dict[str, Any]:
+def _call_fields(call: ToolCall, other_id: str) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}
+    return {"id": call.id or other_id, "type": "function", "function": function}
 
 
 def _tool_fields(asked: AsAsked) -> dict[str, Any]:

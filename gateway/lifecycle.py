@@ -35,7 +35,7 @@ from gateway.fallbacks import rungs
 from gateway.generations import Generations
 from gateway.guard_file import read_guard
 from gateway.limits.chosen import new_limiter
-from gateway.processes import adopt_orphans, end_descendants
+from gateway.processes import adopt_orphans, end_descendants, end_engine_processes
 from gateway.progress import Step
 from gateway.prompt_templates import read_templates
 from gateway.settings import DEMO, Settings
@@ -185,7 +185,7 @@ class Lifecycle:
             return await asyncio.to_thread(new)
         return RebuiltEngine(
             new,
-            end_descendants,
+            end_engine_processes,
             Pauses(settings.engine_restart_seconds, settings.engine_restart_longest_seconds),
             prove=self._prove if settings.proves_itself else None,
             restarts=settings.engine_restart,

@@ -299,8 +299,13 @@ _LIVE_ANSWERS: Described = {
 }
 _READY_ANSWERS: Described = {
     "200": json_answer(
-        "Ready.",
-        exact_object(status={"const": "ready"}, problems=_PROBLEMS | {"maxItems": 0}),
+        "Ready, also where something is wrong.",
+        {
+            "anyOf": [
+                exact_object(status={"const": "ready"}, problems=_PROBLEMS | {"maxItems": 0}),
+                exact_object(status={"const": "degraded"}, problems=_PROBLEMS | {"minItems": 1}),
+            ]
+        },
         {"status": "ready", "problems": []},
     ),
     "503": json_answer(

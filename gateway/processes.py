@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
+import multiprocessing
+import os
 import sys
 
 import psutil
@@ -50,3 +53,15 @@ def end_descendants() -> int:
         process.kill()
     psutil.wait_procs(alive, timeout=TERMINATE_SECONDS)
     return len(processes)
+
+
+def end_engine_processes() -> None:
+    """``end_descendants``, and let go of what a dead engine's processes have left to us: orphans that ended
+    by themselves stay in the process table until their new parent has asked for their end."""
+    end_descendants()
+    # Those that multiprocessing started are its own to ask for; this does it.
+    multiprocessing.active_children()
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(process.pid, os.WNOHANG)

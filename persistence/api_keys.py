@@ -19,8 +19,8 @@ from persistence.database import Database
 MOST_LISTED = 100
 
 _COLUMNS = """
-api_key.id, user_id, username, name, prefix, key_hash, scopes, api_key.limits::text, weight, api_key.create_time,
-expire_time, revoke_time, is_admin, "user".limits::text AS user_limits
+api_key.id, user_id, username, name, prefix, key_hash, scopes, api_key.limits::text, weight,
+api_key.create_time, expire_time, revoke_time, is_admin, "user".limits::text AS user_limits
 """
 _OF = f'SELECT {_COLUMNS} FROM api_key JOIN "user" ON "user".id = user_id'
 

@@ -129,4 +129,4 @@ def cookie(request: Request, token: str, max_age_seconds: int) -> str:
 def is_secure(request: Request) -> bool:
     """Whether the client uses TLS, as far as it is told here."""
     forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
-    return request.url.scheme == "https" or forwarded == "https"
+    return request.scope.get("scheme") == "https" or forwarded == "https"

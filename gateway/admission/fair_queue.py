@@ -64,6 +64,7 @@ class FairQueue:
         self._turns = Turns()
         self._pace = Pace()
         self._running: set[Ticket] = set()
+        self._running_cost = 0
         self._promised: list[float] = []
         self._latest_caller: str | None = None
         self._callers_changed = -math.inf
@@ -124,6 +125,7 @@ class FairQueue:
         now = self._clock()
         account = ticket.account
         self._running.remove(ticket)
+        self._running_cost -= ticket.cost
         self.places_taken -= ticket.need
         account.held -= ticket.need
         used = usage.prompt_tokens + usage.completion_tokens
@@ -142,7 +144,8 @@ class FairQueue:
         """Who is let in now; None where nobody is.
 
         Whoever's turn it is keeps all others waiting until there is room for him, or big requests would wait
-        for ever. Only where he holds places do those pass who hold none: some places are kept for them.
+        for ever. Only where he holds places do those pass who hold none, since some places are kept for them;
+        but nobody gets ahead of him in this way by more than what runs.
         """
         ticket = self._turns.first()
         while ticket is not None and ticket.called is not None and ticket.called.done():
@@ -150,7 +153,10 @@ class FairQueue:
             self._turns.drop(ticket)
             ticket = self._turns.first()
         if ticket is not None and ticket.account.held and not self._has_room(ticket, now):
+            latest = ticket.account.finish + self._running_cost / ticket.account.weight
             ticket = self._turns.first(without_place=True)
+            if ticket is not None and ticket.account.finish > latest:
+                return None
         return ticket if ticket is not None and self._has_room(ticket, now) else None
 
     def _has_room(self, ticket: Ticket, now: float) -> bool:
@@ -165,6 +171,7 @@ class FairQueue:
     def _let_in(self, ticket: Ticket, now: float) -> None:
         self._turns.charge(ticket)
         self._running.add(ticket)
+        self._running_cost += ticket.cost
         self.places_taken += ticket.need
         ticket.account.held += ticket.need
         ticket.started = now

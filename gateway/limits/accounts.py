@@ -50,11 +50,11 @@ class Accounts:
         found = {}
         if caller.key_id is not None:
             limits = with_defaults(caller.key_limits, self._key)
-            if limits != UNLIMITED:
+            if limits is not UNLIMITED and limits != UNLIMITED:
                 found[f"key:{caller.key_id.hex}"] = limits
         if caller.user_id is not None:
             limits = with_defaults(caller.user_limits, self._user)
-            if limits != UNLIMITED:
+            if limits is not UNLIMITED and limits != UNLIMITED:
                 found[f"user:{caller.user_id.hex}"] = limits
         elif caller.key_id is None and self._anonymous != UNLIMITED:
             found[f"address:{network(caller.address)[:LONGEST_ADDRESS]}"] = self._anonymous
@@ -87,8 +87,10 @@ class Accounts:
 
 def with_defaults(own: Limits, defaults: Limits) -> Limits:
     """Each limit that is not a caller's own is the default."""
-    if own == UNLIMITED or defaults == UNLIMITED:
-        return defaults if own == UNLIMITED else own
+    if own is UNLIMITED or own == UNLIMITED:
+        return defaults
+    if defaults == UNLIMITED:
+        return own
     values = [getattr(own, name) for name in _FIELDS]
     return Limits(
         *(

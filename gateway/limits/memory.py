@@ -7,6 +7,7 @@ waits meanwhile: however many come at the same moment, no more is let in than th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from gateway.access.caller import Caller
 from gateway.limits.account import Account, Shortage
@@ -75,6 +76,9 @@ class MemoryLimiter:
     """``answer_tokens``: the longest answer to a request that names no max_tokens and counts for a limit of
     tokens. Without ``day_use`` the day begins with each gateway."""
 
+    # How much later than here the minute ends elsewhere, in nanoseconds.
+    slack = 0
+
     def __init__(
         self,
         accounts: Accounts,
@@ -110,13 +114,17 @@ class MemoryLimiter:
             for account, limits in self._claims_of(caller)
             for room in (
                 limits.tokens_per_minute,
-                None if limits.tokens_per_day is None else limits.tokens_per_day - account.day_tokens,
+                None if limits.tokens_per_day is None else limits.tokens_per_day - self._day_tokens(account),
             )
             if room is not None
         ]
         if not rooms:
             return None
         return max(1, min(self._answer_tokens, (min(rooms) - prompt_tokens) // answers))
+
+    def _day_tokens(self, account: Account) -> int:
+        """Of today, as far as it is known."""
+        return account.day_tokens
 
     def _claims_of(self, caller: Caller) -> Claims:
         return self.accounts.of(caller, self._clock.monotonic(), self._clock.day)
@@ -129,6 +137,8 @@ class MemoryLimiter:
             for shortage in account.shortages(limits, tokens, now, self._clock):
                 if "tokens" in shortage.kind and tokens > shortage.limit:
                     raise larger_than_limit(shortage.kind, shortage.limit, account.whose, tokens)
+                if shortage.kind in ("requests_per_minute", "tokens_per_minute"):
+                    shortage = replace(shortage, wait=shortage.wait + self.slack)
                 if worst is None or shortage.wait > worst[0].wait:
                     worst = shortage, account
         if worst is not None:

@@ -28,9 +28,10 @@ async def live() -> dict[str, str]:
 
 @router.get("/health/ready", summary="May requests come?")
 async def ready(request: Request, response: Response) -> dict[str, object]:
-    """503 while requests are refused: draining, the engine gone, rows that nothing takes. While they are
-    taken although something is wrong, as PostgreSQL being away, `status` is `degraded`; `problems` says what,
-    with authentication only to an admin and on the gateway's own machine.
+    """503 while requests are refused: draining, the engine gone and no fallback for it, rows that nothing
+    takes. While they are taken although something is wrong, as PostgreSQL being away or a fallback answering,
+    `status` is `degraded`; `problems` says what, with authentication only to an admin and on the gateway's
+    own machine.
     """
     health = await lifecycle_of(request).health()
     if not health.ready:

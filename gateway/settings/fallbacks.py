@@ -23,7 +23,8 @@ def _base_url(value: str) -> str:
         usable = bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or parts.scheme not in ("http", "https") or not value.isascii() or not value.isprintable():
+    plain = value.isascii() and value.isprintable() and " " not in value
+    if not usable or not plain or parts.scheme not in ("http", "https"):
         raise ValueError("it must be the base URL of a server, as https://host:8000/v1")
     if "@" in parts.netloc:
         raise ValueError("it must have no user and no password; the key is a setting of its own")
@@ -57,16 +58,18 @@ class UpstreamSettings(BaseModel):
         description="What rows, headers, metrics and the log call it."
     )
     url: BaseUrl = Field(description="Its base URL, as https://host:8000/v1.")
-    model: ModelName | None = Field(None, description="What it calls the model; default: it is not told one.")
-    api_key: ApiKey | None = Field(None, description="Sent as Authorization: Bearer.")
-    dialect: Dialect = Field("openai", description="vllm: it also takes the fields that vLLM adds.")
-    max_model_len: ContextLength | None = Field(None, description="Its context in tokens.")
-    connect_seconds: Seconds = Field(5.0, description="How long a connection may take.")
-    first_byte_seconds: Seconds = Field(60.0, description="How long a stream's first byte may take.")
-    between_seconds: Seconds = Field(30.0, description="How long the next piece may take.")
-    whole_seconds: Seconds = Field(600.0, description="How long an answer in one piece may take.")
+    model: ModelName | None = Field(
+        default=None, description="What it calls the model; default: it is not told one."
+    )
+    api_key: ApiKey | None = Field(default=None, description="Sent as Authorization: Bearer.")
+    dialect: Dialect = Field(default="openai", description="vllm: it also takes the fields that vLLM adds.")
+    max_model_len: ContextLength | None = Field(default=None, description="Its context in tokens.")
+    connect_seconds: Seconds = Field(default=5.0, description="How long a connection may take.")
+    first_byte_seconds: Seconds = Field(default=60.0, description="How long a stream's first byte may take.")
+    between_seconds: Seconds = Field(default=30.0, description="How long the next piece may take.")
+    whole_seconds: Seconds = Field(default=600.0, description="How long an answer in one piece may take.")
     retries: Annotated[int, Field(ge=0, le=10)] = Field(
-        2, description="How often it is asked again before its first byte."
+        default=2, description="How often it is asked again before its first byte."
     )
 
     @property

@@ -33,7 +33,7 @@ Script = Sequence[bytes | Step]
 
 @dataclass
 class Received:
-    """A request. ``closed`` is set when the client has closed its connection in the middle of an answer."""
+    """A request. ``closed`` is set when its connection has come to its end in the middle of the answer."""
 
     path: str
     headers: dict[str, str]
@@ -112,22 +112,27 @@ class UpstreamServer:
         self.received.append(request)
         scripts = self.scripts.get(question)
         script = scripts[min(count, len(scripts) - 1)] if scripts else echo(request)
-        for step in script:
-            if isinstance(step, bytes):
-                writer.write(step)
-                await writer.drain()
-            elif step is Step.PAUSE:
-                await asyncio.sleep(0.02)
-            elif step is Step.RESET:
-                writer.transport.abort()
-                raise ConnectionResetError
-            else:
-                # Nothing comes but the end.
-                with contextlib.suppress(ConnectionError):
-                    await reader.read(1)
-                request.closed.set()
-                raise ConnectionResetError
-        if b"".join(one for one in script if isinstance(one, bytes)).find(b"connection: close") >= 0:
+        try:
+            await play(script, reader, writer)
+        except ConnectionError:
+            request.closed.set()
+            raise
+
+
+async def play(script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Raises ConnectionError where the connection does not live on."""
+    for step in script:
+        if writer.is_closing() or step is Step.RESET:
+            writer.transport.abort()
+            raise ConnectionResetError
+        if isinstance(step, bytes):
+            writer.write(step)
+            await writer.drain()
+        elif step is Step.PAUSE:
+            await asyncio.sleep(0.02)
+        else:
+            # Nothing comes but the end.
+            await reader.read(1)
             raise ConnectionResetError
 
 

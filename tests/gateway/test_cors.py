@@ -111,6 +111,10 @@ async def test_errors_are_decorated_as_answers_are(method: str, path: str, statu
     assert "Origin" in answer.headers["vary"]
     exposed = answer.headers["access-control-expose-headers"].split(", ")
     assert {"x-request-id", "openai-processing-ms", "retry-after", "x-gateway-ignored-fields"} <= set(exposed)
+    assert {"x-ratelimit-remaining-tokens", "x-ratelimit-reset-requests", "x-gateway-degraded"} <= set(
+        exposed
+    )
+    assert "cross-origin-resource-policy" not in answer.headers
     other = await ask(app, method, path, origin="https://evil.example")
     assert "access-control-allow-origin" not in other.headers
 

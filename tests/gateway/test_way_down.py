@@ -20,6 +20,7 @@ from engine.simulated import SimulatedEngine
 from gateway.access.caller import Caller
 from gateway.admission.queue import AllAtOnce, Place, Work
 from gateway.errors import RateLimitExceeded, Unavailable
+from gateway.limits.limiter import Unlimited
 from tests.engine.mortal import GONE, MortalEngine
 from tests.gateway.fakes import AN_HOUR_MS, ONE_IN_1000_SECONDS, BreakingEngine, House, RefusingEngine
 from tests.strategies import echo_request, texts
@@ -57,10 +58,8 @@ class Closed(AllAtOnce):
         raise self._error
 
 
-class Counted:
+class Counted(Unlimited):
     """A limiter of which is known what it has been given back; the Reservation, too."""
-
-    headers: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.settled: list[int] = []

@@ -51,7 +51,10 @@ async def test_the_front_end_is_served_at_the_root(app: FastAPI) -> None:
         answer = await ask(app, path)
         assert (answer.status_code, answer.text) == (200, INDEX)
         assert answer.headers["content-type"].startswith("text/html")
+        # What it loads is its own business; that nobody frames it is not.
         assert "content-security-policy" not in answer.headers
+        assert answer.headers["x-frame-options"] == "SAMEORIGIN"
+        assert answer.headers["x-content-type-options"] == "nosniff"
         assert "x-request-id" in answer.headers
     script = await ask(app, "/static/app.js")
     assert (script.status_code, script.text) == (200, "1")

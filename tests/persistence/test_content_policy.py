@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from adapters.openai.body import LABEL_FIELDS, SAMPLING_FIELDS, Body
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
+from gateway.access.caller import Caller
 from gateway.asking import asked_fields
 from persistence.content_policy import ContentPolicy
 from persistence.exact_text import json_to_column, to_column
@@ -21,6 +23,7 @@ from tests.persistence.wild import wild_rows
 from tests.strategies import json_values, texts
 
 NONE = ContentPolicy("none")
+CALLER = Caller(uuid4(), uuid4())
 SECRET = "secretive"
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": SECRET}]}
@@ -157,7 +160,7 @@ def taken(model: type[Body], base: dict[str, Any], name: str, values: list[Any])
             body = model.model_validate_json(json.dumps(base | WITH.get(name, {}) | {name: value}))
         except ValueError:
             continue
-        found.append(asked_fields(body))
+        found.append(asked_fields(body, CALLER))
     return found
 
 

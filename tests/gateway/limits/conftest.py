@@ -1,0 +1,3 @@
+from tests.persistence.conftest import database, migrated_url, server_url
+
+__all__ = ["database", "migrated_url", "server_url"]
