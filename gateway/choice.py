@@ -163,7 +163,8 @@ class Choice:
         """What a dead engine had generated belongs to the row; no client has seen it, or will."""
         self.completion_tokens += len(delta.token_ids)
         self.prompt_tokens, self.cached_tokens = delta.prompt_tokens, delta.cached_tokens
-        self._keep(self._reader.read(delta))
+        piece = self._reader.read(delta)
+        self._keep(piece if self.guard is None else self.guard.read(piece, last=True))
 
     def _keep(self, piece: Piece) -> None:
         if piece.text:

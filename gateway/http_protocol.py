@@ -234,7 +234,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What is no request, or is beyond a bound. An answer that is under way is cut, not written into."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if begun or self.pipeline:
             self.transport.abort()
             return
         refused = self._refused or _Refused(400, "This is not a valid HTTP/1.1 request.", "invalid_request")

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from engine.ladder import Ladder
 from engine.simulated import SimulatedEngine
 from gateway.app import create_app
 from gateway.generations import Generations
@@ -35,7 +36,7 @@ def in_process(data_dir: Path, engine: SimulatedEngine | None = None, **settings
     """A gateway with these settings."""
     chosen = load({"engine": "simulated", "data_dir": data_dir, "access_log": False} | settings)
     lifecycle, recorder = Lifecycle(chosen), MemoryRecorder([])
-    lifecycle._engine = engine or SimulatedEngine()
+    lifecycle._engine = Ladder(engine or SimulatedEngine(), ())
     lifecycle._chat_format = chat_format_of(lifecycle._engine)
     lifecycle._prompt_templates = read_templates(None)
     lifecycle.guard = read_guard(chosen.guard)

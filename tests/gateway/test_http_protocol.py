@@ -134,7 +134,7 @@ def status(received: bytes) -> int:
     return int(received.split()[1])
 
 
-TOO_LONG: list[tuple[bytes, tuple[int, str] | None]] = [
+TOO_LONG = [
     (b"GET /" + b"a" * 300 + b" HTTP/1.1\r\n\r\n", (414, "uri_too_long")),
     (b"GET /" + b"a" * 2000, (414, "uri_too_long")),
     (GET + b"".join(b"a%d: b\r\n" % n for n in range(12)) + b"\r\n", (431, "headers_too_large")),
@@ -142,7 +142,7 @@ TOO_LONG: list[tuple[bytes, tuple[int, str] | None]] = [
     (GET + b"a: " + b"b" * 2000, (431, "headers_too_large")),
     (
         GET + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 20 + b"\r\n",
-        None,
+        (431, "headers_too_large"),
     ),
 ]
 
@@ -151,8 +151,7 @@ async def test_what_is_too_long_is_refused() -> None:
     async with serving() as served:
         for sent, expected in TOO_LONG:
             received = await served.send(sent)
-            # A trailer comes while the request is being answered already: it is cut.
-            assert (refusal(received) if received else None) == expected, sent[:40]
+            assert refusal(received) == expected, sent[:40]
             assert len(served.connections) == 0
 
 
@@ -194,8 +193,7 @@ async def test_what_two_servers_could_read_in_two_ways_is_refused() -> None:
         for sent in TWO_WAYS:
             served.app.bodies.clear()
             received = await served.send(sent)
-            # Cut, where an answer was under way.
-            assert not received or refusal(received)[0] == 400, sent
+            assert refusal(received) == (400, "invalid_request"), sent
             assert served.app.bodies in ([], [b""]), sent
 
 
