@@ -69,6 +69,8 @@ class EngineProcesses:
 
     def note(self) -> None:
         """Remember the shared memory that they use now: whoever is killed leaves it behind."""
+        # Those that were not yet ours, or still ending, when the last engine was cleared away.
+        reap_orphans()
         for process in descendants():
             with contextlib.suppress(OSError):
                 maps = Path(f"/proc/{process.pid}/maps").read_text()
@@ -78,15 +80,20 @@ class EngineProcesses:
         """``end_descendants``, and let go of what a dead engine has left to us: its shared memory, and
         orphans that ended by themselves, which stay in the process table until we ask for their end."""
         end_descendants()
-        # Those that multiprocessing started are its own to ask for; this does it.
-        multiprocessing.active_children()
-        for process in psutil.Process().children():
-            with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    os.waitpid(process.pid, os.WNOHANG)
+        reap_orphans()
         while self._shared_memory:
             path = self._shared_memory.pop()
             if path.exists():
                 path.unlink()
                 # multiprocessing would look for it when we end.
                 resource_tracker.unregister(f"/{path.name}", "shared_memory")
+
+
+def reap_orphans() -> None:
+    """Ask for the end of those that have ended and were left to us."""
+    # Those that multiprocessing started are its own to ask for; this does it.
+    multiprocessing.active_children()
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(process.pid, os.WNOHANG)
