@@ -35,7 +35,7 @@ from gateway.fallbacks import rungs
 from gateway.generations import Generations
 from gateway.guard_file import read_guard
 from gateway.limits.chosen import new_limiter
-from gateway.processes import adopt_orphans, end_descendants, end_engine_processes
+from gateway.processes import EngineProcesses, adopt_orphans, end_descendants
 from gateway.progress import Step
 from gateway.prompt_templates import read_templates
 from gateway.settings import DEMO, Settings
@@ -92,6 +92,7 @@ class Lifecycle:
         self._prompt_templates: PromptTemplates | None = None
         self.guard: Guard | None = None
         self._generations: Generations | None = None
+        self._engine_processes = EngineProcesses()
         self._interrupted = asyncio.Event()
 
     @property
@@ -134,7 +135,8 @@ class Lifecycle:
             self._chat_format = chat_format_of(self._engine, settings.tool_call_parser)
             if settings.proves_itself:
                 async with Step("Asking the model a question with a known answer"):
-                    await self._prove(main)
+                    await self_check(main, self._chat_format)
+            await asyncio.to_thread(self._engine_processes.note)
         except (StartFailed, StartInterrupted):
             raise
         except Exception as error:
@@ -185,16 +187,18 @@ class Lifecycle:
             return await asyncio.to_thread(new)
         return RebuiltEngine(
             new,
-            end_engine_processes,
+            self._engine_processes.end,
             Pauses(settings.engine_restart_seconds, settings.engine_restart_longest_seconds),
-            prove=self._prove if settings.proves_itself else None,
+            prove=self._prove,
             restarts=settings.engine_restart,
             attempted=metrics.count_restart,
         )
 
     async def _prove(self, engine: Engine) -> None:
-        """Raises EngineError where the demo model answers wrongly."""
-        await self_check(engine, self.chat_format)
+        """A new engine has come up. Raises EngineError where the demo model answers wrongly."""
+        if self.settings.proves_itself:
+            await self_check(engine, self.chat_format)
+        await asyncio.to_thread(self._engine_processes.note)
 
     async def _interruptible(self, step: Coroutine[Any, Any, None]) -> None:
         """Run a step of the start to its end, or until ``interrupt``; then what it started is ended

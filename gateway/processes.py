@@ -7,7 +7,10 @@ import ctypes
 import logging
 import multiprocessing
 import os
+import re
 import sys
+from multiprocessing import resource_tracker
+from pathlib import Path
 
 import psutil
 
@@ -15,6 +18,9 @@ log = logging.getLogger("gateway.processes")
 
 PR_SET_CHILD_SUBREAPER = 36
 TERMINATE_SECONDS = 3.0
+
+# As multiprocessing.shared_memory names it.
+_SHARED_MEMORY = re.compile(r"(/dev/shm/psm_\w+)$", re.MULTILINE)
 
 
 def adopt_orphans() -> None:
@@ -55,10 +61,36 @@ def end_descendants() -> int:
     return len(processes)
 
 
-def end_engine_processes() -> None:
-    """``end_descendants``, and let go of what a dead engine's processes have left to us: orphans that ended
-    by themselves stay in the process table until their new parent has asked for their end."""
-    end_descendants()
+class EngineProcesses:
+    """All processes below this one, for one that is about to lose them; its methods block."""
+
+    def __init__(self) -> None:
+        self._shared_memory: set[Path] = set()
+
+    def note(self) -> None:
+        """Remember the shared memory that they use now: whoever is killed leaves it behind."""
+        # Those that were not yet ours, or still ending, when the last engine was cleared away.
+        reap_orphans()
+        for process in descendants():
+            with contextlib.suppress(OSError):
+                maps = Path(f"/proc/{process.pid}/maps").read_text()
+                self._shared_memory |= {Path(name) for name in _SHARED_MEMORY.findall(maps)}
+
+    def end(self) -> None:
+        """``end_descendants``, and let go of what a dead engine has left to us: its shared memory, and
+        orphans that ended by themselves, which stay in the process table until we ask for their end."""
+        end_descendants()
+        reap_orphans()
+        while self._shared_memory:
+            path = self._shared_memory.pop()
+            if path.exists():
+                path.unlink()
+                # multiprocessing would look for it when we end.
+                resource_tracker.unregister(f"/{path.name}", "shared_memory")
+
+
+def reap_orphans() -> None:
+    """Ask for the end of those that have ended and were left to us."""
     # Those that multiprocessing started are its own to ask for; this does it.
     multiprocessing.active_children()
     for process in psutil.Process().children():

@@ -133,7 +133,10 @@ async def one_death(gateway: Gateway, clients: Clients, generated_before: float)
         )
     )
     killed = engine_processes(gateway)
+    maps = "\n".join(Path(f"/proc/{process.pid}/maps").read_text() for process in killed)
+    shared = {Path(name) for name in re.findall(r"(/dev/shm/\w+)$", maps, re.MULTILINE)}
     assert killed
+    assert shared
     for process in killed:
         process.kill()
     died = time.monotonic()
@@ -160,6 +163,7 @@ async def one_death(gateway: Gateway, clients: Clients, generated_before: float)
         "untold": seen["gateway_untold_tokens"],
         "asked": clients.asked[first : first + STREAMS + WHOLE],
         "killed": killed,
+        "shared": shared,
     }
 
 
@@ -186,7 +190,8 @@ def test_an_engine_killed_under_load_comes_back_and_others_answer_meanwhile(
         url = f"{spare.base_url}/v1"
         fallbacks = json.dumps([{"name": "spare", "url": url, "dialect": "vllm"}])
         with running(DEMO_DATA, GATEWAY_FALLBACKS=fallbacks) as gateway:
-            memory = psutil.Process(gateway.process.pid).memory_info().rss
+            process = psutil.Process(gateway.process.pid)
+            memory, files = process.memory_info().rss, process.num_fds()
             deaths = asyncio.run(all_deaths(gateway))
             for number, death in enumerate(deaths):
                 check(gateway, death)
@@ -197,8 +202,8 @@ def test_an_engine_killed_under_load_comes_back_and_others_answer_meanwhile(
                     tokens=int(death["generated"]),
                     untold=int(death["untold"]),
                 )
-            grown = (psutil.Process(gateway.process.pid).memory_info().rss - memory) / 2**20
-            report("after them", memory_growth=f"{grown:.0f} MiB")
+            grown, opened = (process.memory_info().rss - memory) / 2**20, process.num_fds() - files
+            report("after them", memory_growth=f"{grown:.0f} MiB", files_opened=opened)
             processes = gateway.processes()
         assert alive(processes) == []
 
@@ -235,3 +240,4 @@ def check(gateway: Gateway, death: dict[str, Any]) -> None:
     restarts = "gateway_engine_restarts_total"
     assert after[restarts] - death["before"].get(restarts, 0) == 1
     assert [process for process in death["killed"] if process.is_running()] == []
+    assert [path for path in death["shared"] if path.exists()] == []
