@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -154,39 +153,3 @@ def test_the_real_engine_ends_with_a_gateway_that_was_killed(demo: Gateway, data
     # Its PostgreSQL is taken over by the next one, and ends with that.
     with running(data_dir, "--engine", "simulated"):
         pass
-
-
-@pytest.mark.vllm
-def test_an_engine_that_dies_is_told_and_leaves_nothing(demo: Gateway, data_dir: Path) -> None:
-    """In the middle of a stream: an error in it, a row, no readiness, and an orderly end."""
-    model = demo.data_dir / "models" / "smollm2-135m-instruct"
-    with running(data_dir, "--model", str(model)) as gateway:
-        with httpx.Client(base_url=gateway.base_url, timeout=60) as client:
-            body = {"prompt": "Once upon a time", "max_tokens": None, "stream": True}
-            prompt_tokens = client.post("/tokenize", json={"prompt": body["prompt"]}).json()["count"]
-            with client.stream("POST", "/v1/completions", json=body) as answer:
-                received = ""
-                for piece in answer.iter_text():
-                    if not received:
-                        for process in everything_below(gateway):
-                            process.kill()
-                    received += piece
-            assert '"error":{' in received
-            assert "[DONE]" not in received
-            assert client.post("/v1/completions", json=body | {"stream": False}).status_code == 503
-            ready = client.get("/health/ready")
-            assert (ready.status_code, ready.json()["problems"]) == (
-                503,
-                ["The engine's processes have ended."],
-            )
-        (row,) = gateway.rows()
-        assert (row["status"], row["finish_reason"]) == ("error", "error")
-        # What the engine made and could not tell any more, nobody knows.
-        events = [json.loads(line[6:]) for line in received.splitlines() if line.startswith("data: {")]
-        told = [choice["text"] for event in events for choice in event.get("choices", ())]
-        assert row["response"] == "".join(told) != ""
-        assert row["completion_tokens"] >= len(list(filter(None, told)))
-        assert row["prompt_tokens"] == prompt_tokens
-        assert row["error"]
-        gateway.signal(signal.SIGTERM)
-        assert gateway.wait() == 0
