@@ -49,7 +49,8 @@ class Part:
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """``drawn``: requests that may still give something back. ``places``: of those the ones that take a
+    """``wanted``: by so many that wait for an answer of PostgreSQL's, or are about to ask.
+    ``drawn``: requests that may still give something back. ``places``: of those the ones that take a
     place; PostgreSQL knows of ``declared`` until ``declared_until``."""
 
     account: Account
@@ -57,6 +58,7 @@ class Lease:
     part: Part = field(default_factory=Part)
     debt: Part = field(default_factory=Part)
     given: dict[int, tuple[int, int]] = field(default_factory=dict)
+    wanted: int = 0
     drawn: int = 0
     places: int = 0
     declared: int = 0
@@ -126,7 +128,7 @@ class Lease:
 
     def is_idle(self, now: int) -> bool:
         """Whether nothing would be lost if it were forgotten."""
-        busy = self.drawn or self.declared or now < self.part.until or self.lock.locked()
+        busy = self.wanted or self.drawn or self.declared or now < self.part.until or self.lock.locked()
         return not (busy or self.is_due(now))
 
     def asking(self, need: Need | None, now: int) -> Asked:

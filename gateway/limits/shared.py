@@ -164,15 +164,20 @@ class SharedLimiter(MemoryLimiter):
         if lease is None:
             lease = self._leases[account.name] = Lease(account)
         lease.limits = limits
+        lease.wanted += 1
+        try:
+            return await self._draw_from(lease, tokens)
+        finally:
+            lease.wanted -= 1
+
+    async def _draw_from(self, lease: Lease, tokens: int) -> Drawn:
+        account, limits = lease.account, lease.limits
         need, tries = need_of(limits, tokens), 0
         while not self.away:
             if lease.covers(need, self._clock.monotonic()):
                 return Drawn(lease, lease.draw(need), need)
-            task = asyncio.create_task(self._ask(lease, need))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
             # Whoever asked is gone where he is cancelled; what was granted is used by others, or given back.
-            told = await asyncio.shield(task)
+            told = await asyncio.shield(self._asking_for(lease, need))
             if told is not None and not told.granted:
                 tries += 1
                 now = self._clock.monotonic()
@@ -188,6 +193,17 @@ class SharedLimiter(MemoryLimiter):
         self._check_part(account, limits)
         self._something.set()
         return Drawn(lease, lease.draw_alone(need), need)
+
+    def _asking_for(self, lease: Lease, need: Need) -> asyncio.Task[Told | None]:
+        def ended(task: asyncio.Task[Told | None]) -> None:
+            self._asking.discard(task)
+            lease.wanted -= 1
+
+        lease.wanted += 1
+        task = asyncio.create_task(self._ask(lease, need))
+        self._asking.add(task)
+        task.add_done_callback(ended)
+        return task
 
     async def _ask(self, lease: Lease, need: Need | None) -> Told | None:
         """What PostgreSQL tells; None where it is away, and where nothing had to be asked after all."""

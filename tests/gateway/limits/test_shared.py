@@ -148,6 +148,32 @@ async def test_when_all_have_ended_nothing_is_left_but_what_was_used(
     await until(settled)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_nobody_holds_is_not_forgotten_while_somebody_asks_for_it(
+    one: SharedLimiter, database: Database, cancelled: bool
+) -> None:
+    """What is given back would not be told."""
+    asks = caller(Limits(tokens_per_minute=100))
+    asking = asyncio.create_task(one.reserve(asks, 50))
+    # It is about to ask PostgreSQL.
+    await asyncio.sleep(0)
+    if cancelled:
+        asking.cancel()
+    await one._tell_all()
+    if cancelled:
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    else:
+        (await asking).settle(10)
+
+    async def told() -> bool:
+        return await use_of(database) == {
+            f"key:{asks.key_id and asks.key_id.hex}": (0, 0 if cancelled else 10, 0)
+        }
+
+    await until(told)
+
+
 async def test_running_requests_are_those_of_both(one: SharedLimiter, other: SharedLimiter) -> None:
     asks = caller(Limits(concurrent_requests=2))
     first, _ = await one.reserve(asks, 1), await other.reserve(asks, 1)
