@@ -79,7 +79,17 @@ _SAMPLING_NUMBERS = (
     "top_logprobs",
     "top_p",
 )
-_END_REASONS = ("stop", "length", "tool_calls", "cancelled", "timeout", "shutdown", "error")
+_REPETITION_NUMBERS = ("max_pattern_size", "min_count", "min_pattern_size")
+_END_REASONS = (
+    "stop",
+    "length",
+    "tool_calls",
+    "content_filter",
+    "cancelled",
+    "timeout",
+    "shutdown",
+    "error",
+)
 
 # What is not named here is not kept.
 TEXTLESS: dict[str, Form] = {
@@ -88,11 +98,19 @@ TEXTLESS: dict[str, Form] = {
     "key": _id,
     "sampling": _fields(
         dict.fromkeys(_SAMPLING_NUMBERS, _number)
-        | {"response_format": _fields({"type": _word("text", "json_object", "json_schema")})}
+        | {
+            "response_format": _fields({"type": _word("text", "json_object", "json_schema")}),
+            "repetition_detection": _fields(dict.fromkeys(_REPETITION_NUMBERS, _number)),
+        }
     ),
     "choices": _each(_fields({"finish_reason": _word(*_END_REASONS), "completion_tokens": _number})),
     "answer": _fields({"id": _id, "prompt": _number}),
     REPLACED: _each(_word(*REPLACEABLE)),
+    "repetition": _number,
+    "usage": _word("untold"),
+    # The operator's own names for rules and servers, beside numbers and words of ours.
+    "guard": _whole,
+    "degraded": _whole,
     # The client's own names for who asked, what for, and after what.
     "user": _whole,
     "safety_identifier": _whole,

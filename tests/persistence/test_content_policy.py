@@ -77,6 +77,19 @@ def test_last_keeps_the_query_and_the_answer() -> None:
     assert values["meta_data"] == row.meta_data
 
 
+def test_none_keeps_what_became_of_the_answer() -> None:
+    meta_data = {
+        "guard": {"output": {"names": 2}},
+        "degraded": {"by": ["spare"], "reason": "engine_dead"},
+        "repetition": True,
+        "usage": "untold",
+        "choices": [{"finish_reason": "content_filter", "completion_tokens": 2}],
+    }
+    row = full_row()
+    row.meta_data = dict(meta_data)
+    assert values_of(row, NONE)["meta_data"] == meta_data
+
+
 def test_none_keeps_the_counts() -> None:
     values = values_of(full_row(), NONE)
     assert [values[name] for name in ("query", "response", "messages", "details", "error")] == [None] * 5
@@ -84,6 +97,8 @@ def test_none_keeps_the_counts() -> None:
     assert values["meta_data"] == {"stream": True, "sampling": {"temperature": 0.5}, "user": "u"}
 
 
+# What has names out of an operator's files, and nothing that anybody asked or answered.
+OPERATORS = {"guard", "degraded"}
 # Where a generated text must not be, and where a label is.
 secret = texts.map(lambda text: SECRET + text)
 # Names that the policy knows, and others; with the forms that it knows, and others.
@@ -108,7 +123,7 @@ forms = st.recursive(
 
 @given(
     st.dictionaries(
-        st.sampled_from(sorted(TEXTLESS.keys() - LABEL_FIELDS)) | secret,
+        st.sampled_from(sorted(TEXTLESS.keys() - LABEL_FIELDS - OPERATORS)) | secret,
         forms,
         max_size=6,
     )
@@ -141,6 +156,7 @@ TEXTS: list[Any] = [
     {"grammar": SECRET},
 ]
 NUMBERS: list[Any] = [1, 0, -1, 2, 0.5, True, False]
+OBJECTS = {"repetition_detection": {"max_pattern_size": 2, "min_count": 3, "min_pattern_size": 1}}
 TOKEN_IDS: list[Any] = [[17], {"17": 1.0}]
 
 # What the others of a field's values need beside them.
@@ -170,9 +186,10 @@ def taken(model: type[Body], base: dict[str, Any], name: str, values: list[Any])
 def test_of_every_field_none_keeps_the_numbers_and_no_text(
     model: type[Body], base: dict[str, Any], name: str
 ) -> None:
-    numbers = taken(model, base, name, NUMBERS)
+    values = [OBJECTS[name]] if name in OBJECTS else NUMBERS
+    numbers = taken(model, base, name, values)
     for meta_data in numbers:
-        assert meta_data["sampling"][name] in NUMBERS
+        assert meta_data["sampling"][name] in values
         assert values_of(new_row(meta_data=meta_data), NONE)["meta_data"] == meta_data
     spelled = taken(model, base, name, TOKEN_IDS)
     with_text = taken(model, base, name, TEXTS)
