@@ -84,14 +84,16 @@ def test_every_native_answer_is_documented(house: House, case: Case[Any]) -> Non
 
 
 def ask_as_admin_and_as_nobody(house: House, case: Case[Any], checks: list[Any]) -> None:
-    """Whom the admin can't be, as he has the right key; and nobody, who is let in only where it is open."""
+    """An admin is never unknown; nobody is let in only where it is open."""
     assert check(case, house.gateway, checks, house.admin) != 401
     status = check(case, house.gateway, CHECKS, COMES_FROM)
     method, path = case.method.lower(), case.operation.path
     if method not in DOCUMENT["paths"][path]:
         assert status == 405
     elif need(method, path) != "open":
-        assert status == 401
+        # No route of more than one segment takes a line's end.
+        broken = any("%0A" in str(value) for value in (case.path_parameters or {}).values())
+        assert status == 401 or (broken and status == 404)
 
 
 def about(case: Case[Any], house: House) -> Case[Any]:
