@@ -93,7 +93,7 @@ message = Table(
     Column("gateway_id", Integer, nullable=False),
     # running, completed, cancelled, timeout, error, shutdown or lost.
     Column("status", Text, nullable=False),
-    # stop, length or tool_calls where completed, else the status.
+    # stop, length, tool_calls or content_filter where completed, else the status.
     Column("finish_reason", Text),
     Column("prompt_tokens", Integer, nullable=False, server_default="0"),
     Column("completion_tokens", Integer, nullable=False, server_default="0"),
