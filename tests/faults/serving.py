@@ -23,10 +23,7 @@ from tests.faults.form import either
 
 # Answers of more than a second, so that some are under way whenever something breaks.
 TOKENS_PER_SECOND = 30
-OPTIONS = (
-    "--port", "0", "--engine", "simulated", "--no-access-log",
-    "--simulated-tokens-per-second", str(TOKENS_PER_SECOND),
-)  # fmt: skip
+OPTIONS = ("--port", "0", "--engine", "simulated", "--no-access-log")
 
 # What takes PostgreSQL longer than this counts as away; the default in the long form.
 DATABASE_TIMEOUT_SECONDS = either(0.5, 2.0)
@@ -50,8 +47,11 @@ def serving(url: str, data_dir: Path, **settings: str) -> Iterator[Gateway]:
 @contextmanager
 def launching(url: str, data_dir: Path, **settings: str) -> Iterator[Gateway]:
     """The same, still starting; to be killed, at the latest here."""
-    timeout = {"GATEWAY_DATABASE_TIMEOUT_SECONDS": str(DATABASE_TIMEOUT_SECONDS)}
-    environment = clean_environment() | timeout | settings | {"DATABASE_URL": url}
+    usual = {
+        "GATEWAY_DATABASE_TIMEOUT_SECONDS": str(DATABASE_TIMEOUT_SECONDS),
+        "GATEWAY_SIMULATED_TOKENS_PER_SECOND": str(TOKENS_PER_SECOND),
+    }
+    environment = clean_environment() | usual | settings | {"DATABASE_URL": url}
     # Beside it: the data directory's disk may be full.
     descriptor, name = tempfile.mkstemp(prefix="output-", suffix=".txt", dir=data_dir.parent)
     os.close(descriptor)
