@@ -28,9 +28,9 @@ serve: install
 	    $(if $(filter no,$(AUTHENTICATION)),--no-authentication) \
 	    $(if $(REGISTRATION),--registration '$(REGISTRATION)')
 
-# The tests of the real engine mostly wait for it to start, those of whole gateways for these: all run beside
-# each other, and the first one shows as it goes.
-GATEWAYS := tests/end_to_end tests/faults tests/browser
+# The tests of the real engine mostly wait for it to start, those of whole gateways for these: all others run
+# beside them, and show as they go.
+GATEWAYS := tests/end_to_end
 
 test: install $(if $(and $(shell command -v node 2>&1),$(shell command -v npm 2>&1)),$(NODE_PACKAGES))
 	@mkdir -p build; \

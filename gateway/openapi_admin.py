@@ -50,7 +50,7 @@ _USER = {
     "created_at": 1767225600,
 }
 
-_ACCESS: Described = {status: FAILURES[status] for status in ("401", "403", "503")}
+_ACCESS: Described = {status: FAILURES[status] for status in ("401", "403", "429", "503")}
 _BAD: Described = {"400": FAILURES["400"]}
 _BODY: Described = _BAD | {status: FAILURES[status] for status in ("408", "413", "415")}
 _TAKEN: Described = {
@@ -92,7 +92,7 @@ OPERATIONS: dict[str, dict[str, Any]] = {
                 "weight": 1.0,
             },
         )
-        | {status: FAILURES[status] for status in ("401", "503")}
+        | _ACCESS
     },
     "/admin/keys": {
         "get": {

@@ -106,7 +106,7 @@ _CHAT_FEEDBACK: dict[str, Any] = {
             ref(BaseResponse),
             {"code": 200, "msg": f"已反馈聊天记录 {ID}", "data": None},
         ),
-        **failures(401, 403, *BODY, 503),
+        **failures(*ACCESS, *BODY),
     },
 }
 _FEEDBACK: dict[str, Any] = {
@@ -140,7 +140,10 @@ _FEEDBACK: dict[str, Any] = {
                 "created": 1767225600,
             },
         ),
-        **{status: FAILURES[status] for status in ("400", "401", "403", "404", "408", "413", "415", "503")},
+        **{
+            status: FAILURES[status]
+            for status in ("400", "401", "403", "404", "408", "413", "415", "429", "503")
+        },
         "409": {
             "description": "There is a feedback with this id that says something else.",
             "content": openai_error(

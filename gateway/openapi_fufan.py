@@ -17,7 +17,7 @@ from adapters.chatchat.fufan_answer_types import (
     Registered,
 )
 from gateway.openapi_chatchat import PIECES, WHOLE
-from gateway.openapi_native import ACCESS, BODY, GENERATION, ID, READING, fufan_failures
+from gateway.openapi_native import ACCESS, BODY, GENERATION, ID, fufan_failures
 from gateway.openapi_parts import json_answer, json_body, parameter, ref
 
 _USER = {"username": "小明", "password": "correct horse"}
@@ -107,7 +107,7 @@ _CONVERSATIONS: dict[str, Any] = {
                 "has_more": False,
             },
         ),
-        **fufan_failures(400, 404, *READING),
+        **fufan_failures(400, 404, *ACCESS),
     },
 }
 _MESSAGES: dict[str, Any] = {
@@ -138,7 +138,7 @@ _MESSAGES: dict[str, Any] = {
                 "has_more": False,
             },
         ),
-        **fufan_failures(400, 404, *READING),
+        **fufan_failures(400, 404, *ACCESS),
     },
 }
 _RENAME: dict[str, Any] = {
@@ -163,7 +163,7 @@ _MODEL_NAMES: dict[str, Any] = {
             ref(ModelNames),
             SUCCESS | {"msg": "success", "data": {"models": ["chatglm3-6b"]}},
         ),
-        **fufan_failures(*READING),
+        **fufan_failures(*ACCESS),
     }
 }
 

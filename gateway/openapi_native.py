@@ -43,7 +43,11 @@ _FAILURES = {
         "The body must be JSON: send the header 'content-type: application/json'.",
     ),
     422: ("The body did not pass; `detail` has the fields.", "Missing required parameter: 'query'."),
-    429: ("Too many attempts. Carries Retry-After.", "Too many attempts to log in: try again in 30 seconds."),
+    429: (
+        "The caller has used up what its limits give, too many of its requests wait already, or too many "
+        "logins or unknown keys came from there. Carries Retry-After.",
+        "The limit of this key is reached: 60 requests per minute. Try again in 1s.",
+    ),
     500: ("The engine failed on this request.", "The engine failed on this request."),
     503: (
         "Not now: full, shutting down, or PostgreSQL is away and needed. Carries Retry-After.",
@@ -55,9 +59,8 @@ _FAILURES = {
     ),
 }
 BODY = (408, 413, 415, 422)
-ACCESS = (401, 403, 503)
-READING = (401, 403, 503)
-GENERATION = (400, 401, 403, 404, *BODY, 500, 503, 504)
+ACCESS = (401, 403, 429, 503)
+GENERATION = (400, 404, *ACCESS, *BODY, 500, 504)
 
 _MISSING = [{"type": "missing", "loc": ["body", "query"], "msg": "Field required"}]
 

@@ -20,6 +20,7 @@ from adapters.openai.refused import IGNORED, REFUSED
 from adapters.openai.tokens import DetokenizeRequest, TokenizeRequest
 from gateway.openapi_parts import Described, exact_object, json_answer, json_body, ref
 
+ERROR_TYPES = ["invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"]
 ERROR_SCHEMA = {
     "type": "object",
     "required": ["error"],
@@ -29,7 +30,7 @@ ERROR_SCHEMA = {
             "required": ["message", "type", "param", "code"],
             "properties": {
                 "message": {"type": "string", "description": "What went wrong, for people."},
-                "type": {"type": "string", "enum": ["invalid_request_error", "server_error"]},
+                "type": {"type": "string", "enum": ERROR_TYPES},
                 "param": {"type": ["string", "null"], "description": "The field at fault."},
                 "code": {"type": ["string", "null"], "description": "What went wrong, for programs."},
             },
@@ -86,6 +87,16 @@ FAILURES: Described = {
             "The body must be JSON: send the header 'content-type: application/json'.",
             None,
             "unsupported_media_type",
+        ),
+    },
+    "429": {
+        "description": "The caller has used up what its limits give, too many of its requests wait already, "
+        "or too many unknown keys came from this address. Carries Retry-After.",
+        "content": openai_error(
+            "The limit of this key is reached: 60 requests per minute. Try again in 1s.",
+            None,
+            "rate_limit_exceeded",
+            "rate_limit_error",
         ),
     },
     "500": {
@@ -239,7 +250,7 @@ _COMPLETION: dict[str, Any] = {
     ),
 }
 
-_READING: Described = {status: FAILURES[status] for status in ("401", "403", "503")}
+_READING: Described = {status: FAILURES[status] for status in ("401", "403", "429", "503")}
 _REFUSALS: Described = {status: answer for status, answer in FAILURES.items() if status not in ("500", "504")}
 _TOKENIZE: dict[str, Any] = {
     "requestBody": json_body(

@@ -42,6 +42,15 @@ def slow() -> Iterator[Gateway]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="package")
+def locked() -> Iterator[Gateway]:
+    """A simulated gateway beyond loopback, whose settings say nothing of authentication: it asks for keys."""
+    folder = Path(tempfile.mkdtemp(prefix="gateway-"))
+    with running(folder, "--engine", "simulated", "--host", "0.0.0.0", "--log-level", "debug") as gateway:
+        yield gateway
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def client(simulated: Gateway) -> Iterator[httpx.Client]:
     """An HTTP client of the simulated gateway."""

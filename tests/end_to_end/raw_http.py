@@ -24,6 +24,17 @@ class RawAnswer:
 
 def post(gateway: Gateway, path: str, body: object, **headers: str) -> RawAnswer:
     """Ask, and read until the other side closes."""
+    url = urlsplit(gateway.base_url)
+    received = b""
+    with socket.create_connection((url.hostname or "", url.port or 0), timeout=60) as connection:
+        connection.sendall(request(path, body, **headers))
+        while piece := connection.recv(65536):
+            received += piece
+    return parsed(received)
+
+
+def request(path: str, body: object, **headers: str) -> bytes:
+    """As it goes over the wire."""
     content = json.dumps(body).encode()
     fields = {
         "host": "x",
@@ -32,13 +43,7 @@ def post(gateway: Gateway, path: str, body: object, **headers: str) -> RawAnswer
         "content-length": str(len(content)),
     } | {name.replace("_", "-"): value for name, value in headers.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    url = urlsplit(gateway.base_url)
-    received = b""
-    with socket.create_connection((url.hostname or "", url.port or 0), timeout=60) as connection:
-        connection.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + content)
-        while piece := connection.recv(65536):
-            received += piece
-    return parsed(received)
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + content
 
 
 def parsed(received: bytes) -> RawAnswer:

@@ -69,8 +69,8 @@ class Gateway:
         postmaster = self.data_dir / "postgres" / "postmaster.pid"
         try:
             pid = int(postmaster.read_text().split()[0])
-        except FileNotFoundError:
-            # Not there yet, or no more.
+        except (FileNotFoundError, IndexError):
+            # Not there yet, or not written, or no more.
             pid = 0
         # Below 0 while the cluster is being made.
         if pid > 0:

@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import openai
 import pytest
-from typer.testing import CliRunner, Result
 
 from gateway.access.api_keys import is_key
-from gateway.cli import app
-from tests.end_to_end.served import Gateway, clean_environment, running
+from tests.end_to_end.commands import command, done, new_key
+from tests.end_to_end.served import Gateway, clean_environment
 
 PASSWORD = "Zauberwort 1"
 NOBODYS = "cgw_" + "x" * 51
-
-
-@pytest.fixture(scope="module")
-def locked() -> Iterator[Gateway]:
-    """One whose settings say nothing of authentication."""
-    folder = Path(tempfile.mkdtemp(prefix="gateway-"))
-    with running(folder, "--engine", "simulated", "--host", "0.0.0.0", "--log-level", "debug") as gateway:
-        yield gateway
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def command(gateway: Gateway, *arguments: str, given: str | None = None) -> Result:
-    """A command of an operator, beside the running gateway."""
-    where = ("--data-dir", str(gateway.data_dir))
-    return CliRunner().invoke(app, [*arguments, *where], input=given, env={"DATABASE_URL": ""})
-
-
-def done(gateway: Gateway, *arguments: str, given: str | None = None) -> str:
-    """What it printed."""
-    result = command(gateway, *arguments, given=given)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def new_key(gateway: Gateway, *options: str) -> str:
-    return done(gateway, "keys", "create", "--user", f"u-{uuid4().hex}", *options).strip()
 
 
 def sdk(gateway: Gateway, key: str) -> openai.OpenAI:

@@ -53,12 +53,15 @@ def test_every_native_answer_is_documented(simulated: Gateway, case: Case[Any]) 
     check(case, simulated, CHECKS)
 
 
-def check(case: Case[Any], gateway: Gateway, checks: list[Any]) -> None:
-    """Of one request and its answer."""
+def check(case: Case[Any], gateway: Gateway, checks: list[Any], headers: dict[str, str] | None = None) -> int:
+    """Of one request and its answer, whose status it gives."""
     if isinstance(case.body, dict) and case.operation.path.endswith(GENERATING):
         # So that what ignores its end ends.
         for name in ("max_tokens", "max_completion_tokens"):
             asked = case.body.get(name)
             if asked is None or (type(asked) is int and not 0 < asked < MOST_TOKENS):
                 case.body[name] = MOST_TOKENS
-    case.call_and_validate(base_url=gateway.base_url, checks=checks, timeout=SECONDS)
+    answer = case.call_and_validate(
+        base_url=gateway.base_url, headers=headers, checks=checks, timeout=SECONDS
+    )
+    return answer.status_code

@@ -117,11 +117,34 @@ def test_every_answer_has_an_example(document: dict[str, Any]) -> None:
                 assert "example" in content, (path, method, status)
 
 
+def test_whoever_has_to_say_who_he_is_may_be_refused_for_it(document: dict[str, Any]) -> None:
+    refused = [
+        set(operation["responses"])
+        for _, _, operation in operations(document)
+        if "401" in operation["responses"]
+    ]
+    assert len(refused) > 30
+    assert all({"403", "429", "503"} <= statuses for statuses in refused)
+
+
 def test_every_failure_has_the_shape_of_openais_errors(document: dict[str, Any]) -> None:
     required = document["components"]["schemas"]["Error"]["properties"]["error"]["required"]
     for path in POSTS:
         responses = document["paths"][path]["post"]["responses"]
-        assert set(responses) == {"200", "400", "401", "403", "404", "408", "413", "415", "500", "503", "504"}
+        assert set(responses) == {
+            "200",
+            "400",
+            "401",
+            "403",
+            "404",
+            "408",
+            "413",
+            "415",
+            "429",
+            "500",
+            "503",
+            "504",
+        }
         for status, answer in responses.items():
             if status != "200":
                 content = answer["content"]["application/json"]
@@ -132,7 +155,7 @@ def test_every_failure_has_the_shape_of_openais_errors(document: dict[str, Any])
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
 def test_what_the_engine_is_not_asked_for_does_not_fail_there(document: dict[str, Any], path: str) -> None:
     responses = document["paths"][path]["post"]["responses"]
-    assert set(responses) == {"200", "400", "401", "403", "404", "408", "413", "415", "503"}
+    assert set(responses) == {"200", "400", "401", "403", "404", "408", "413", "415", "429", "503"}
 
 
 def test_every_failure_of_a_native_route_has_chatchats_shape(document: dict[str, Any]) -> None:
