@@ -261,11 +261,15 @@ class Generation:
             if self._prompts[0].begun:
                 await self._end(error)
         finally:
-            self._give_back()
-            self._generations.leave(self)
+            if self._ending is None or self._ending.done():
+                self._give_back()
+            else:
+                # Whoever waited for the end was cancelled, which is not the end.
+                self._ending.add_done_callback(lambda _: self._give_back())
 
     def _give_back(self) -> None:
-        """What the request held, and has used."""
+        """What the request held, and has used; it is gone then."""
+        self._generations.leave(self)
         used = self.usage if self._rows else Usage()
         self._leave_place(used)
         if self._entered:

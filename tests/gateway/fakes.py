@@ -16,10 +16,11 @@ from adapters.openai.answers import Envelope, Head, Wanted
 from adapters.openai.chunks import ChatChunks
 from engine.base import Delta, DeltaStream, Engine, EngineError, GenerationRequest
 from engine.simulated import SimulatedEngine
+from gateway.access.caller import Caller
 from gateway.admission.queue import Admission
 from gateway.generation import Generation
 from gateway.generations import Generations
-from gateway.limits.limiter import Limiter
+from gateway.limits.limiter import Limiter, Unlimited
 from gateway.prompt_answer import Query
 from gateway.sse import EventStream
 from persistence.message_row import MessageRow
@@ -148,6 +149,22 @@ class RefusingEngine(SimulatedEngine):
 
     async def submit(self, request: GenerationRequest) -> Any:
         raise self._failure
+
+
+class Counted(Unlimited):
+    """A limiter of which is known what it has been given back; the Reservation, too."""
+
+    def __init__(self) -> None:
+        self.settled: list[int] = []
+
+    async def reserve(self, caller: Caller, tokens: int) -> Counted:
+        return self
+
+    def answer_tokens(self, caller: Caller, prompt_tokens: int, answers: int) -> int | None:
+        return None
+
+    def settle(self, tokens: int) -> None:
+        self.settled.append(tokens)
 
 
 @dataclass

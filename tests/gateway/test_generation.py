@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 from adapters.chat_format import Piece
 from adapters.code_points import bytes_of
 from adapters.text_reader import TextReader
-from engine.base import Delta, EngineDead, EngineError, EngineOverloaded, GenerationFailed, RequestRefused
+from engine.base import (
+    Delta,
+    DeltaStream,
+    EngineDead,
+    EngineError,
+    EngineOverloaded,
+    GenerationFailed,
+    GenerationRequest,
+    RequestRefused,
+)
 from engine.simulated import SimulatedEngine
 from gateway.errors import GatewayError, GenerationError, InvalidRequest, Unavailable
 from gateway.generation import Generation
@@ -21,6 +31,7 @@ from tests.gateway.fakes import (
     AN_HOUR_MS,
     ONE_IN_1000_SECONDS,
     BreakingEngine,
+    Counted,
     House,
     RefusingEngine,
 )
@@ -215,6 +226,58 @@ async def test_a_cancelled_handler_settles_its_row_once(engine: dict[str, float]
     assert row.completion_tokens == len(row.response)
     assert "abc".startswith(row.response)
     assert len(house.generations) == 0
+
+
+class Lingering(SimulatedEngine):
+    """Streams whose end, when they were aborted, is there once it ``may_end``."""
+
+    def __init__(self) -> None:
+        super().__init__(tokens_per_second=ONE_IN_1000_SECONDS)
+        self.aborted, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def submit(self, request: GenerationRequest) -> DeltaStream:  # type: ignore[override]
+        return LingeringStream(self, await super().submit(request))
+
+
+@dataclass
+class LingeringStream:
+    engine: Lingering
+    stream: DeltaStream
+
+    async def next(self) -> Delta:
+        if self.engine.aborted.is_set():
+            await self.engine.may_end.wait()
+        return await self.stream.next()
+
+    async def abort(self) -> None:
+        await self.stream.abort()
+        self.engine.aborted.set()
+
+
+async def test_a_handler_cancelled_twice_gives_back_what_it_held_with_its_end() -> None:
+    engine, limiter = Lingering(), Counted()
+    house = House(engine, limiter=limiter)
+    inside = asyncio.Event()
+
+    async def handler() -> None:
+        async with opened(house, "abc", stream=True) as generation:
+            await generation.next()
+            inside.set()
+            await generation.next()
+
+    task = asyncio.create_task(handler())
+    await inside.wait()
+    task.cancel()
+    await engine.aborted.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (limiter.settled, len(house.generations)) == ([], 1)
+    draining = asyncio.create_task(house.generations.drain(AN_HOUR_MS))
+    engine.may_end.set()
+    await draining
+    assert ended(house.recorder.row) == ("shutdown", "shutdown", "a", 3, 1)
+    assert (limiter.settled, len(house.generations)) == ([4], 0)
 
 
 async def test_a_handler_cancelled_during_its_commit_does_not_settle_again() -> None:

@@ -20,9 +20,15 @@ from engine.simulated import SimulatedEngine
 from gateway.access.caller import Caller
 from gateway.admission.queue import AllAtOnce, Place, Work
 from gateway.errors import RateLimitExceeded, Unavailable
-from gateway.limits.limiter import Unlimited
 from tests.engine.mortal import GONE, MortalEngine
-from tests.gateway.fakes import AN_HOUR_MS, ONE_IN_1000_SECONDS, BreakingEngine, House, RefusingEngine
+from tests.gateway.fakes import (
+    AN_HOUR_MS,
+    ONE_IN_1000_SECONDS,
+    BreakingEngine,
+    Counted,
+    House,
+    RefusingEngine,
+)
 from tests.strategies import echo_request, texts
 
 DEAD = EngineDead(GONE)
@@ -56,22 +62,6 @@ class Closed(AllAtOnce):
 
     async def enter(self, caller: Caller, work: Work) -> Place:
         raise self._error
-
-
-class Counted(Unlimited):
-    """A limiter of which is known what it has been given back; the Reservation, too."""
-
-    def __init__(self) -> None:
-        self.settled: list[int] = []
-
-    async def reserve(self, caller: Caller, tokens: int) -> Counted:
-        return self
-
-    def answer_tokens(self, caller: Caller, prompt_tokens: int, answers: int) -> int | None:
-        return None
-
-    def settle(self, tokens: int) -> None:
-        self.settled.append(tokens)
 
 
 def house_of(main: SimulatedEngine, *fallbacks: SimulatedEngine | NoticeEngine, **parts: Any) -> House:
