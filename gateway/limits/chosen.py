@@ -13,9 +13,6 @@ from persistence.caller_limits import UNLIMITED, Limits
 from persistence.database import Database
 from persistence.limit_windows import LimitWindows
 
-# A request waits no longer for its limits.
-ASK_SECONDS = 1.0
-
 # Of an address, where whoever reaches the gateway over a network need not say who he is.
 UNKNOWN = Limits(requests_per_minute=300, concurrent_requests=32)
 
@@ -25,11 +22,10 @@ def new_limiter(settings: Settings, database: Database) -> MemoryLimiter:
     accounts = Accounts(
         Limits(**settings.key_limits), Limits(**settings.user_limits), anonymous_limits(settings)
     )
-    seconds = settings.database_timeout_seconds
     if settings.limits_store == "postgresql":
-        windows = LimitWindows(database, secrets.randbits(62), min(seconds, ASK_SECONDS))
+        windows = LimitWindows(database, secrets.randbits(62), settings.limits_timeout_seconds)
         return SharedLimiter(accounts, settings.limited_answer_tokens, windows, settings.limits_gateways)
-    day_use = DayUse(database, seconds)
+    day_use = DayUse(database, settings.database_timeout_seconds)
     return MemoryLimiter(accounts, settings.limited_answer_tokens, day_use=day_use)
 
 

@@ -55,6 +55,13 @@ class Limits(Section):
         description="Where limits are counted: memory, by each gateway for itself; postgresql, for all "
         "gateways of one database together.",
     )
+    limits_timeout_seconds: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="PostgreSQL counts as away when a request waits longer for its limits, in seconds; only "
+        "with limits_store=postgresql.",
+    )
     limits_gateways: int = Field(
         2,
         ge=1,
