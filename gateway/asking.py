@@ -133,12 +133,15 @@ def opened(
         if most_tokens is not None:
             # The engine refuses less than min_tokens.
             most_tokens = max(most_tokens, body.min_tokens or 0)
-    return lifecycle.generations.open(
+    generation = lifecycle.generations.open(
         [query_of(lifecycle, body, one, param, most_tokens) for one in asked],
         request.receive,
         deadline_seconds(request.headers, lifecycle.settings.request_timeout_seconds),
         caller,
     )
+    # For the request's log line and its span.
+    request.state.generation = generation
+    return generation
 
 
 def query_of(lifecycle: Lifecycle, body: Body, asked: Asked, param: str, most_tokens: int | None) -> Query:

@@ -32,6 +32,7 @@ from gateway import metrics
 from gateway.access.caller import Caller
 from gateway.admission.queue import Place, Work
 from gateway.errors import DeadlineExceeded, GatewayError, GenerationError, Unavailable, from_engine
+from gateway.generation_stats import GenerationStats
 from gateway.limits.limiter import Reservation
 from gateway.prompt_answer import PromptAnswer, Query, names_of
 from persistence.message_row import MessageRow
@@ -69,7 +70,7 @@ class Generation:
         self._caller = caller
         self._receive = receive
         self._deadline_seconds = deadline_seconds
-        self._arrived = time.perf_counter()
+        self._arrived, self._arrived_at = time.perf_counter(), time.time()
         self._prompts = [PromptAnswer(query) for query in queries]
         self.choices = [choice for prompt in self._prompts for choice in prompt.choices]
         self._only = self.choices[0] if len(self.choices) == 1 else None
@@ -89,6 +90,8 @@ class Generation:
         self._full: Unavailable | None = None
         self.ttft_seconds: float | None = None
         self.status = "running"
+        # Once the rows are closed.
+        self.stats: GenerationStats | None = None
 
     @property
     def ended(self) -> bool:
@@ -341,11 +344,36 @@ class Generation:
             if self._place is not None and self._place.waited_seconds:
                 row.queue_ms = round((row.queue_ms or 0.0) + self._place.waited_seconds * 1000, 3)
         self.status = "completed" if all(row.status == "completed" for row in rows) else ended
-        with metrics.COMMIT_WAIT.time():
+        ended_at = time.perf_counter()
+        try:
             committed = await self._close(rows)
-        if not committed and self.status == "completed":
-            log.error("row %s is kept nowhere yet: its answer ends as failed", rows[0].id.hex)
-            self.status = "unkept"
+            if not committed and self.status == "completed":
+                log.error("row %s is kept nowhere yet: its answer ends as failed", rows[0].id.hex)
+                self.status = "unkept"
+        finally:
+            self.stats = self._stats(ended_at)
+            metrics.observe(self.stats)
+
+    def _stats(self, ended_at: float) -> GenerationStats:
+        first = self._rows[0]
+        return GenerationStats(
+            request_id=first.request_id,
+            endpoint=first.endpoint,
+            model=first.model,
+            caller=self._caller,
+            stream=bool(first.meta_data.get("stream")),
+            status=self.status,
+            finish_reasons=[choice.end_reason or self.status for choice in self.choices],
+            usage=self.usage,
+            arrived=self._arrived_at,
+            queue_seconds=self._place.waited_seconds if self._place is not None else 0.0,
+            ttft_seconds=self.ttft_seconds,
+            seconds=ended_at - self._arrived,
+            commit_seconds=time.perf_counter() - ended_at,
+            row_ids=[row.id for row in self._rows],
+            conversation_id=first.conversation_id,
+            instead=[one for prompt in self._prompts for one in prompt.instead],
+        )
 
     async def _close(self, rows: Sequence[MessageRow]) -> bool:
         recorder, seconds = self._generations.recorder, self._generations.commit_wait_seconds

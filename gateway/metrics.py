@@ -14,6 +14,7 @@ from persistence.recorder import Recorder
 
 if TYPE_CHECKING:
     from gateway.admission.fair_queue import FairQueue
+    from gateway.generation_stats import GenerationStats
 
 REQUESTS = Counter(
     "gateway_requests", "Requests that reached the engine, by how they ended.", ["endpoint", "outcome"]
@@ -90,6 +91,11 @@ UPSTREAM_OPENINGS = Gauge(
     "gateway_upstream_openings", "How often an upstream server was left alone.", ["upstream"]
 )
 BREAKER_STATES: Mapping[State, int] = {"closed": 0, "half-open": 1, "open": 2}
+
+
+def observe(stats: GenerationStats) -> None:
+    """A request has ended that the engine took."""
+    COMMIT_WAIT.observe(stats.commit_seconds)
 
 
 def watch_upstream(name: str, breaker: CircuitBreaker) -> None:

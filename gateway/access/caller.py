@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 from uuid import UUID
 
 from persistence.caller_limits import UNLIMITED, Limits
@@ -43,6 +44,13 @@ class Caller:
     def is_admin(self) -> bool:
         """Whether he sees what is other people's."""
         return Scope.ADMIN in self.scopes
+
+    @property
+    def kind(self) -> Literal["key", "user", "anonymous"]:
+        """How he has said who he is, for metrics: few kinds, whoever comes."""
+        if self.key_id is not None:
+            return "key"
+        return "user" if self.user_id is not None else "anonymous"
 
     @property
     def name(self) -> str:

@@ -24,6 +24,7 @@ from gateway.settings.fields import PREFIX
 from gateway.settings.guard import Guard
 from gateway.settings.limits import Limits
 from gateway.settings.model import DEMO, Model
+from gateway.settings.observability import Observability
 from gateway.settings.rows import Rows
 from gateway.settings.serving import Serving
 
@@ -35,7 +36,7 @@ class InvalidSetting(Exception):
 
 
 # The last one's stand first.
-class Settings(Guard, Fallbacks, Admission, Limits, Rows, Access, Model, Serving):
+class Settings(Observability, Guard, Fallbacks, Admission, Limits, Rows, Access, Model, Serving):
     """What an operator can choose."""
 
     @property

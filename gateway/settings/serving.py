@@ -26,10 +26,6 @@ class Serving(Section):
     port: int = Field(
         8000, ge=0, le=65535, validation_alias=also("port", "PORT"), description="Port; 0 takes a free one."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", validation_alias=also("log_level", "LOG_LEVEL"), description="Least level that is logged."
-    )
-    access_log: bool = Field(True, description="Log one line for each request.")
     max_body_bytes: int = Field(
         8 * 1024 * 1024, ge=1024, description="Largest request body, in bytes; above it the answer is 413."
     )
@@ -102,11 +98,6 @@ class Serving(Section):
         default_factory=default_data_dir,
         description="Where the embedded PostgreSQL, the journal and the demo model live.",
     )
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
 
     @field_validator("data_dir")
     @classmethod
