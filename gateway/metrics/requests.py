@@ -1,19 +1,22 @@
-"""What is counted of requests. Labels hold nothing that a client chooses freely: see ``route_of``."""
+"""What is counted of requests.
+
+A route is told by its template, as ``/v1/models/{model:path}``, never by the path that a client has sent: no
+label has a value that a client chooses freely, so there are only so many of them whoever asks for what.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastapi.routing import APIRoute
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import Scope
 
 if TYPE_CHECKING:
     from gateway.generation_stats import GenerationStats
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-OTHER = "other"
-# Of a path that no route has, and of a file of the web root.
-UNKNOWN = "unknown"
+# The route of a path that none has, as of a file of the web root, and a method that its route has not.
+UNKNOWN, OTHER = "unknown", "other"
 
 REASONS = (
     "connections",
@@ -116,14 +119,11 @@ for _reason in LEFT_REASONS:
 
 def count_answer(scope: Scope, status: int) -> None:
     """The answer to an HTTP request begins."""
-    method = scope["method"] if scope["method"] in METHODS else OTHER
-    HTTP_REQUESTS.labels(route_of(scope), method, status).inc()
-
-
-def route_of(scope: Scope) -> str:
-    """The template of the route that the router has found, as ``/v1/models/{model:path}``; never the path
-    that the client sent."""
-    return getattr(scope.get("route"), "path", UNKNOWN)
+    route, method = scope.get("route"), scope["method"]
+    if isinstance(route, APIRoute):
+        HTTP_REQUESTS.labels(route.path, method if method in route.methods else OTHER, status).inc()
+    else:
+        HTTP_REQUESTS.labels(UNKNOWN, OTHER, status).inc()
 
 
 def count_refused_head(status: int) -> None:
