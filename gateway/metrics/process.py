@@ -49,6 +49,7 @@ class Pulse:
         """The gateway has started, with this model on this engine."""
         INFO.labels(version("chatglm-gateway"), engine, model).set(1)
         STARTED.set(time.time())
+        refresh()
         self._task = asyncio.create_task(self._run(), name="metrics")
 
     async def stop(self) -> None:
