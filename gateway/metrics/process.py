@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from prometheus_client import Gauge, Histogram
 
-from gateway.metrics.exposition import leave
+from gateway.metrics.scrape import leave
 from gateway.metrics.watched import refresh
 
 log = logging.getLogger("gateway.metrics")
