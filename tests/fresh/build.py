@@ -110,7 +110,7 @@ def copy(image: Image, one: Instruction, context: Path, images: Mapping[str, Ima
     *sources, last = one.words
     name = one.flag("from")
     origin = images[name].root.path if name else context
-    target = image.root.inside(PurePosixPath(image.directory) / last)
+    target = image.root.inside(Path(image.directory) / last)
     target.parent.mkdir(parents=True, exist_ok=True)
     for source in (origin / source.lstrip("/") for source in sources):
         if source.is_dir():

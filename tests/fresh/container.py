@@ -1,5 +1,5 @@
-"""The built image's command, as a container would run it: a user without rights, a root that can't be written,
-a /tmp in memory, one volume, no network but its own loopback."""
+"""The built image's command, as a container would run it: a user without rights, a root that can't be
+written, a /tmp in memory, one volume, no network but its own loopback."""
 
 from __future__ import annotations
 

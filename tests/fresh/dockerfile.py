@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-KNOWN = frozenset("ARG CMD COPY ENV EXPOSE FROM HEALTHCHECK RUN STOPSIGNAL USER VOLUME WORKDIR".split())
+KNOWN = {"ARG", "FROM", "RUN", "COPY", "ENV", "WORKDIR", "USER"}
+KNOWN |= {"VOLUME", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL", "CMD"}
 
 
 class Unknown(Exception):

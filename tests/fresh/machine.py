@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 VARIABLE = re.compile(
@@ -32,7 +33,8 @@ def variables() -> dict[str, str]:
 
 def local_folders() -> set[Path]:
     """Folders of this machine that pip takes packages from."""
-    listed = subprocess.run(["pip", "config", "list"], capture_output=True, text=True, check=False).stdout
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     named = re.findall(r"(?:file://)?(/[^\s'\"]+)", re.sub(r"\w+://[^/\s]+\S*", "", listed))
     # The pages of an index lead to files beside it.
     folders = (path.parent if path.name == "simple" else path for path in map(Path, named))
@@ -45,6 +47,8 @@ def hand_over(root: Path) -> None:
         copy(Path(name), root)
     for name in OF_HOME:
         copy(Path.home() / name, root, root / "root" / name)
+    # As debootstrap wrote it: the same again.
+    (root / "etc/apt/sources.list").unlink(missing_ok=True)
     for name in APT:
         copy(Path("/etc/apt") / name, root)
     for path in Path("/etc/apt/apt.conf.d").glob("*"):

@@ -71,10 +71,12 @@ class Root:
             for device in DEVICES:
                 self.inside(f"/dev/{device}").touch()
                 mount("--bind", f"/dev/{device}", at=f"/dev/{device}", make=False)
+            mount("-t", "devpts", "-o", "newinstance,ptmxmode=0666", "devpts", at="/dev/pts")
+            self.inside("/dev/ptmx").symlink_to("pts/ptmx")
             self.inside("/dev/fd").symlink_to("/proc/self/fd")
             for number, name in enumerate(("stdin", "stdout", "stderr")):
                 self.inside(f"/dev/{name}").symlink_to(f"/proc/self/fd/{number}")
-            mount("-t", "tmpfs", "-o", "mode=1777,nosuid,nodev,noexec", "tmpfs", at="/dev/shm")  # noqa: S108
+            mount("-t", "tmpfs", "-o", "mode=1777,nosuid,nodev,noexec", "tmpfs", at="/dev/shm")
             for folder in sorted(self.binds):
                 mount("--bind", "-o", "ro", str(folder), at=str(folder))
             yield
