@@ -6,13 +6,13 @@ from __future__ import annotations
 import ctypes
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.fresh.build import Image
 from tests.fresh.steps import check, say, step
-from tests.fresh.talk import ask, status, wait_for
+from tests.fresh.talk import ask, status, stream, wait_for
 
 # sched.h
 CLONE_NEWNET = 0x40000000
@@ -54,7 +54,7 @@ def first_time(image: Image) -> str:
     )  # fmt: skip
     key = made.stdout.strip()
     answers(key)
-    stop(image, gateway)
+    stop(image, gateway)()
     return key
 
 
@@ -118,10 +118,15 @@ def healthy(image: Image, gateway: subprocess.Popen[bytes]) -> None:
     check(status(f"{URL}/health/live") == 200, "the port answers")
 
 
-def stop(image: Image, gateway: subprocess.Popen[bytes]) -> None:
+def stop(image: Image, gateway: subprocess.Popen[bytes]) -> Callable[[], None]:
+    """Send the image's signal; gives what checks that it has ended."""
     gateway.send_signal(getattr(signal, image.stop_signal))
-    check(gateway.wait(STOP_SECONDS) == 0, f"{image.stop_signal} ends it, with status 0")
-    check(wait_for(lambda: not others(), 5), f"no process is left {others()}")
+
+    def ended() -> None:
+        check(gateway.wait(STOP_SECONDS) == 0, f"{image.stop_signal} ends it, with status 0")
+        check(wait_for(lambda: not others(), 5), f"no process is left {others()}")
+
+    return ended
 
 
 def others() -> list[str]:

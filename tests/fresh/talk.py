@@ -6,7 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 QUESTION = {
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
@@ -30,15 +30,25 @@ def status(url: str) -> int:
 
 def ask(base_url: str, key: str | None = None) -> tuple[int, str]:
     """Status and text of the answer to QUESTION."""
-    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-    request = urllib.request.Request(
-        f"{base_url}/v1/chat/completions", json.dumps(QUESTION).encode(), headers
-    )
     try:
-        with DIRECT.open(request, timeout=300) as answer:
+        with DIRECT.open(asking(base_url, key, QUESTION), timeout=300) as answer:
             return answer.status, json.load(answer)["choices"][0]["message"]["content"]
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")
+
+
+def stream(base_url: str, key: str) -> Iterator[str]:
+    """The data of each event of a long answer."""
+    body = QUESTION | {"stream": True, "max_tokens": 200, "ignore_eos": True}
+    with DIRECT.open(asking(base_url, key, body), timeout=300) as answer:
+        for line in answer:
+            if line.startswith(b"data: "):
+                yield line.decode()[6:].strip()
+
+
+def asking(base_url: str, key: str | None, body: object) -> urllib.request.Request:
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+    return urllib.request.Request(f"{base_url}/v1/chat/completions", json.dumps(body).encode(), headers)
 
 
 def wait_for(true: Callable[[], bool], seconds: float) -> bool:
