@@ -64,7 +64,12 @@ def second_time(image: Image, key: str) -> None:
         gateway = start(image)
         healthy(image, gateway)
     answers(key)
-    stop(image, gateway)
+    events = stream(URL, key)
+    next(events)
+    ended = stop(image, gateway)
+    *_, last = events
+    check(last == "[DONE]", "the answer that it was giving came to its end")
+    ended()
 
 
 def answers(key: str) -> None:
