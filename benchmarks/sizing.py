@@ -4,7 +4,7 @@
         [--prompt-words 200] [--tokens 128] [--seconds 20]
 
 Asks a gateway that runs already, as its clients would: streams, each client again as soon as it has its
-answer. Every answer has exactly --tokens (ignore_eos), every prompt a beginning of its own, so that the prefix
+answer. Each answer has exactly --tokens (ignore_eos), each prompt a beginning of its own, so that the prefix
 cache helps no more than it does for strangers. The time counts from the first request's start to the end of
 the last one.
 """
