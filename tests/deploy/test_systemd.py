@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway.server import AFTER_DRAIN_SECONDS
@@ -20,6 +21,7 @@ from tests.end_to_end.served import running
 FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
 UNIT = "chatglm-gateway.service"
 DROP_IN = "external-database.conf"
+FILTERED = "tests.deploy.filtered"
 TEXT = (FOLDER / UNIT).read_text()
 SYSTEMS = Path("/lib/systemd/system")
 
@@ -94,19 +96,34 @@ def test_it_waits_as_long_as_the_end_takes() -> None:
     assert seconds("TimeoutStopSec") > load().drain_seconds + AFTER_DRAIN_SECONDS
 
 
-def test_the_gateway_tells_systemd_that_it_serves_lives_and_ends(tmp_path: Path, data_dir: Path) -> None:
+@systemd
+def test_under_its_filter_of_system_calls_the_gateway_serves_and_tells_systemd_how_it_is(
+    tmp_path: Path, data_dir: Path
+) -> None:
     environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "GATEWAY_DRAIN_SECONDS": "7"}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.settimeout(120)
         manager.bind(environment["NOTIFY_SOCKET"])
-        with running(data_dir, "--engine", "simulated", WATCHDOG_USEC="600000000", **environment) as gateway:
+        options = ("--engine", "simulated")
+        with running(
+            data_dir, *options, program=FILTERED, WATCHDOG_USEC="600000000", **environment
+        ) as gateway:
             started = heard_until(manager, "READY=1")
             assert "WATCHDOG=1" in started
             assert any(told.startswith("STATUS=Starting the engine") for told in started)
+            assert is_filtered(gateway.process.pid)
+            body = {"messages": [{"role": "user", "content": "Are you there?"}]}
+            answer = httpx.post(f"{gateway.base_url}/v1/chat/completions", json=body, timeout=60)
+            assert "Are you there?" in answer.json()["choices"][0]["message"]["content"]
             gateway.signal(signal.SIGTERM)
             ending = heard_until(manager, "STOPPING=1")[-1].splitlines()
             assert f"EXTEND_TIMEOUT_USEC={int((7 + AFTER_DRAIN_SECONDS) * 1e6)}" in ending
             assert gateway.wait() == 0
+
+
+def is_filtered(process: int) -> bool:
+    """Whether a process has filters of system calls: proc(5), Seccomp."""
+    return "Seccomp:\t2" in Path(f"/proc/{process}/status").read_text().splitlines()
 
 
 def heard_until(manager: socket.socket, wanted: str) -> list[str]:
