@@ -109,7 +109,7 @@ def protocol_of(settings: Settings) -> Callable[..., HttpProtocol]:
     if most < settings.max_connections:
         log.warning("max_connections is %d here: more open files are not allowed", most)
     connections = Connections(most, settings.max_connections_per_address)
-    metrics.CONNECTIONS.set_function(lambda: len(connections))
+    metrics.watch_connections(connections)
     return partial(HttpProtocol, bounds=bounds, open_connections=connections)
 
 
