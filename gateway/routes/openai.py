@@ -116,9 +116,8 @@ def with_ignored(response: Response, body: Body, lifecycle: Lifecycle) -> Respon
 
 def model_object(card: ModelCard) -> dict[str, Any]:
     """OpenAI's model object, and what a client should know beside it. ``root`` and ``parent`` are what
-    routers
-    and vLLM's benchmark read to tell a model from its adapters; vLLM's root is a path, which is nobody's
-    business."""
+    routers and vLLM's benchmark read to tell a model from its adapters; vLLM's root is a path, which is
+    nobody's business."""
     return {
         "id": card.name,
         "object": "model",
