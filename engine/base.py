@@ -274,7 +274,8 @@ class GenerationRequest:
     the caller wants deltas as they come; otherwise an engine may answer with one Delta at the end.
     Where ``detokenize`` is false the caller reads the ids itself: an engine may leave the text out.
     A lower ``priority`` runs earlier, where the engine schedules by it; prompts share cached computation
-    only with those that have the same ``cache_salt``.
+    only with those that have the same ``cache_salt``. Related requests may have the same ``session_id``,
+    which is for whoever spreads requests over engines; printable ASCII.
     """
 
     request_id: str
@@ -285,6 +286,7 @@ class GenerationRequest:
     detokenize: bool = True
     priority: int = 0
     cache_salt: str | None = None
+    session_id: str | None = None
     asked: AsAsked | None = None
 
     @property

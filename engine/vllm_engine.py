@@ -201,7 +201,9 @@ class VllmEngine:
                 # Reading a long schema or grammar takes up to seconds, which every stream would wait.
                 tasks = await llm.get_supported_tasks()
                 params, prompt = await asyncio.to_thread(self._processed, llm, request, tasks)
-            collector = await llm.add_request(request.request_id, prompt, params, priority=request.priority)
+            collector = await llm.add_request(
+                request.request_id, prompt, params, priority=request.priority, session_id=request.session_id
+            )
         except asyncio.CancelledError:
             # Nobody will read its output.
             await llm.abort(request.request_id)
@@ -234,7 +236,12 @@ class VllmEngine:
         check_structured(cast("StructuredOutput", request.sampling.structured))
         params = self._parameters(request)
         processed = llm.input_processor.process_inputs(
-            request.request_id, self._prompt(request), params, tasks, priority=request.priority
+            request.request_id,
+            self._prompt(request),
+            params,
+            tasks,
+            priority=request.priority,
+            session_id=request.session_id,
         )
         return params, processed
 

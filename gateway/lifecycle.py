@@ -223,6 +223,11 @@ class Lifecycle:
         """Make a running ``start`` raise StartInterrupted soon."""
         self._interrupted.set()
 
+    async def give_notice(self) -> None:
+        """Say that the end is near, where it is asked for, before anyone is refused."""
+        if self._generations is not None and self.settings.drain_notice_seconds:
+            await self._generations.give_notice(self.settings.drain_notice_seconds)
+
     async def drain(self) -> None:
         """Admit nothing more; return when all running requests have ended or were ended."""
         if self._generations is not None:
@@ -248,7 +253,7 @@ class Lifecycle:
         """Whether requests may come now, and what is wrong: with a dead engine they may, as long as a
         fallback answers."""
         refusing, problems = [], await self.engine.problems()
-        if self.generations.draining:
+        if self.generations.leaving:
             refusing.append("The gateway is shutting down.")
         try:
             await self.engine.check()

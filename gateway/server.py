@@ -165,7 +165,7 @@ class Signals:
         if self.server is None:
             self._lifecycle.interrupt()
         elif self._draining is None:
-            log.info("shutting down: no new requests, running ones may finish")
+            log.info("shutting down: running requests may finish")
             self._manager.stopping(self._lifecycle.settings.drain_seconds + AFTER_DRAIN_SECONDS)
             self._draining = asyncio.create_task(self._drain_and_exit(self.server))
         else:
@@ -174,6 +174,7 @@ class Signals:
 
     async def _drain_and_exit(self, server: Server) -> None:
         # The socket stays open meanwhile: readiness can say what happens, and new requests get a 503.
+        await self._lifecycle.give_notice()
         await self._lifecycle.drain()
         server.should_exit = True
 
