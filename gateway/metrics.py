@@ -79,6 +79,8 @@ JOURNAL_ROWS = Gauge(
 JOURNAL_BYTES = Gauge("gateway_journal_bytes", "Size of the local journal.")
 JOURNAL_DAMAGED = Gauge("gateway_journal_damaged", "Places of the journal that could not be read.")
 DATABASE_AWAY = Gauge("gateway_database_away", "1 while PostgreSQL takes no rows.")
+SPANS_EXPORTED = Counter("gateway_spans_exported", "Spans that the collector took.")
+SPANS_DROPPED = Counter("gateway_spans_dropped", "Spans that were not sent, by why.", ["reason"])
 UPSTREAM_STATE = Gauge(
     "gateway_upstream_state",
     "Whether an upstream server is asked: 0 it is; 1 it is tried again, once; 2 it is left alone.",
