@@ -69,6 +69,10 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
     app.state.lifecycle = lifecycle
     security_headers = API if chosen.cors_origins else CLOSED_API
     app.add_middleware(RequestContext, access_log=chosen.access_log, security_headers=security_headers)
+    if chosen.traces_url is not None:
+        from gateway.tracing.server_spans import ServerSpans
+
+        app.add_middleware(ServerSpans)
     cors.allow_origins(app, chosen)
     app.include_router(openai.router)
     app.include_router(tokens.router)

@@ -42,12 +42,12 @@ def one_line(text: str) -> str:
 class RequestContext:
     """Pure ASGI middleware.
 
-    Puts ``request_id`` into the request's state and on the answer as ``x-request-id``, beside
-    ``openai-version`` and ``openai-processing-ms``, the milliseconds from the request's arrival to the
-    answer's headers; adds ``security_headers``, or those that its state carries by that name; sets the cookie
-    that its state may carry as ``set_cookie``; logs one line for each request, whose state may carry a
-    ``summary`` for it; turns what a route did not expect into a 500 in its dialect's shape, or ends the
-    connection where the answer had begun.
+    Puts ``request_id`` into the request's state, and the answer's ``status`` when that is known; puts the id
+    on the answer as ``x-request-id``, beside ``openai-version`` and ``openai-processing-ms``, the
+    milliseconds from the request's arrival to the answer's headers; adds ``security_headers``, or those that
+    its state carries by that name; sets the cookie that its state may carry as ``set_cookie``; logs one line
+    for each request, whose state may carry a ``summary`` for it; turns what a route did not expect into a 500
+    in its dialect's shape, or ends the connection where the answer had begun.
     """
 
     def __init__(self, app: ASGIApp, access_log: bool, security_headers: Sequence[Header] = API) -> None:
@@ -68,7 +68,7 @@ class RequestContext:
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = state["status"] = message["status"]
                 metrics.count_answer(scope, status)
                 milliseconds = int((time.perf_counter() - began) * 1000)
                 message["headers"] = [
