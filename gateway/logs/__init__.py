@@ -9,6 +9,7 @@ where it is full they are dropped and counted.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -45,6 +46,7 @@ def configure_logging(level: str, log_format: LogFormat = "auto") -> None:
     handler.setFormatter(JsonFormatter() if chosen == "json" else TextFormatter())
     handler.addFilter(mark_request)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    atexit.register(flush)
     logging.captureWarnings(True)
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

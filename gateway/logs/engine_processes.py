@@ -2,8 +2,8 @@
 starts anew, to a handler that writes them in the same form.
 
 vLLM configures its logger ``vllm`` in each of its processes from the file that VLLM_LOGGING_CONFIG_PATH
-names, a ``logging.config.dictConfig``; ``vllm.json`` here names ``handler``. What is not logged but printed (C++
-libraries, a crashing interpreter) stays as it is.
+names, a ``logging.config.dictConfig``; ``vllm.json`` here names ``handler``. What is not logged but printed
+(C++ libraries, a crashing interpreter) stays as it is.
 """
 
 from __future__ import annotations

@@ -38,13 +38,9 @@ class LogHandler(logging.Handler):
             self._untold += 1
 
     def flush(self) -> None:
-        """Wait a little for the lines to be written."""
+        """Wait a little for the lines to be written. There is no ``close``: ``logging.config.dictConfig``, as
+        vLLM calls it, closes handlers that are in use."""
         self._writer.flush(FLUSH_SECONDS)
-
-    def close(self) -> None:
-        """As ``flush``; the last call."""
-        self._writer.close(FLUSH_SECONDS)
-        super().close()
 
     def _line(self, record: logging.LogRecord) -> bytes:
         return (self.format(record) + "\n").encode("utf-8", "backslashreplace")
@@ -61,11 +57,10 @@ class LineWriter:
 
     def __init__(self, fd: int, most_bytes: int = MOST_BYTES) -> None:
         self._fd, self._most_bytes = fd, most_bytes
-        self._lines: SimpleQueue[bytes | threading.Event | None] = SimpleQueue()
+        self._lines: SimpleQueue[bytes | threading.Event] = SimpleQueue()
         # Each is counted by one thread alone.
         self._taken = self._done = 0
-        self._thread = threading.Thread(target=self._write_all, name="gateway-log", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._write_all, name="gateway-log", daemon=True).start()
 
     def put(self, line: bytes) -> bool:
         """Have ``line`` written; False where too much waits already. Not to be called by two threads at
@@ -82,15 +77,9 @@ class LineWriter:
         self._lines.put(written)
         written.wait(seconds)
 
-    def close(self, seconds: float) -> None:
-        """Write what waits, for at most so long. Nothing may be put any more."""
-        self._lines.put(None)
-        self._thread.join(seconds)
-
     def _write_all(self) -> None:
-        while (first := self._lines.get()) is not None:
-            together = bytearray()
-            waiting: bytes | threading.Event | None = first
+        while True:
+            together, waiting = bytearray(), self._lines.get()
             while isinstance(waiting, bytes):
                 together += waiting
                 if len(together) >= AT_ONCE_BYTES or self._lines.empty():
@@ -100,8 +89,6 @@ class LineWriter:
             self._done += len(together)
             if isinstance(waiting, threading.Event):
                 waiting.set()
-            elif waiting is None:
-                return
 
     def _write(self, lines: bytearray) -> None:
         rest = memoryview(lines)
