@@ -114,6 +114,11 @@ class Generation:
         return [choice.answer for choice in self.choices]
 
     @property
+    def questions(self) -> list[str]:
+        """What was asked last, of each prompt."""
+        return [prompt.row.query for prompt in self._prompts]
+
+    @property
     def queue_seconds(self) -> float | None:
         """How long the request waited for a place at the engine, and there, as far as the engine tells."""
         known = [choice.queue_seconds for choice in self.choices if choice.queue_seconds is not None]

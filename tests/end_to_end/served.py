@@ -141,7 +141,8 @@ def launch(data_dir: Path, *options: str, program: str = PROGRAM, **environment:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=clean_environment() | environment,
+            # As in a terminal: JSON is for machines.
+            env=clean_environment() | {"GATEWAY_LOG_FORMAT": "text"} | environment,
             # So that a test can send Ctrl-C to the whole group, as a terminal does.
             start_new_session=True,
         )
