@@ -25,7 +25,7 @@ from gateway.settings import InvalidSetting, Settings, load
 
 # What vLLM takes for max_num_seqs where nothing says it and the GPU has less than 70 GiB.
 USUAL_PLACES = 256
-# Beside requests that run or wait in the gateway's queue there are those that need no place, as /health/ready.
+# Requests that need no place, as /health/ready, beside those that run or wait in the gateway's queue.
 OTHER_REQUESTS = 100
 # More requests go to a replica before its queue grows: a new one takes minutes to load its weights.
 WANTED_SHARE = 0.75
@@ -33,35 +33,41 @@ WANTED_SHARE = 0.75
 STOP_SECONDS = FLUSH_SECONDS + 30.0
 # Ray replaces a replica when its health check has failed three times in a row.
 HEALTH_CHECK_SECONDS = 5.0
+# A proxy's word takes milliseconds.
+LEAVING_SECONDS = 5.0
 # How many replicas of one machine can serve their metrics.
 METRICS_PORTS = 64
 
 
 class Arguments(BaseModel):
-    """What Serve is told, beside the gateway's own settings: ``serve run deploy.ray_serve:app min_replicas=2``,
-    or ``args`` in a config file."""
+    """What Serve is told, beside the gateway's own settings: as ``serve run deploy.ray_serve:app
+    min_replicas=2``, or as ``args`` in a config file."""
 
     model_config = ConfigDict(extra="forbid")
 
-    min_replicas: int = Field(1, ge=1, description="Replicas that are always there.")
+    min_replicas: int = Field(default=1, ge=1, description="Replicas that are always there.")
     max_replicas: int | None = Field(
-        None, ge=1, description="Most replicas under load; default: min_replicas, no autoscaling."
+        default=None, ge=1, description="Most replicas under load; default: min_replicas, no autoscaling."
     )
     target_ongoing_requests: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description="Requests per replica that autoscaling aims at, running and waiting; default: three "
         "quarters of a replica's places.",
     )
-    upscale_delay_seconds: float = Field(30.0, ge=0, description="How long there must be more than that.")
-    downscale_delay_seconds: float = Field(600.0, ge=0, description="How long there must be less.")
-    cpus: float = Field(1.0, ge=0, description="CPUs that Ray keeps for a replica.")
-    gpus: float | None = Field(
-        None, ge=0, description="GPUs of a replica; default: as many as engine_args makes vLLM use."
+    upscale_delay_seconds: float = Field(
+        default=30.0, ge=0, description="How long there must be more than that."
     )
-    metrics_host: str = Field("127.0.0.1", description="Address that replicas serve their metrics on.")
+    downscale_delay_seconds: float = Field(default=600.0, ge=0, description="How long there must be less.")
+    cpus: float = Field(default=1.0, ge=0, description="CPUs that Ray keeps for a replica.")
+    gpus: float | None = Field(
+        default=None, ge=0, description="GPUs of a replica; default: as many as engine_args makes vLLM use."
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Address that replicas serve their metrics on."
+    )
     metrics_port: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=65_535 - METRICS_PORTS,
         description="Each replica serves its metrics, to anyone, on the first port from this one on that is "
@@ -73,31 +79,34 @@ class Arguments(BaseModel):
 class Gateway:
     """A replica: a gateway whose socket is Ray's proxy."""
 
-    async def __init__(self, settings: Settings, metrics_host: str, metrics_port: int | None) -> None:
-        """Raises StartFailed, and OSError where there is no port for the metrics; Ray then tries again."""
+    def __init__(self, settings: Settings, metrics_host: str, metrics_port: int | None) -> None:
         configure_logging(settings.log_level)
-        self._started = asyncio.get_running_loop().create_future()
         self._lifecycle = Lifecycle(settings)
+        self._metrics = (metrics_host, metrics_port)
+        self._started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve once, on the loop of all requests. Raises StartFailed, and OSError where there
+        is no port for the metrics; Serve then tries again with another replica."""
         try:
             await self._lifecycle.start()
-            if metrics_port is not None:
-                serve_metrics(metrics_host, metrics_port)
+            host, port = self._metrics
+            if port is not None:
+                serve_metrics(host, port)
         except BaseException:
             # Nobody else does: Ray kills a replica whose start has failed.
             await self._lifecycle.stop()
             self._started.set_result(False)
             raise
         self._started.set_result(True)
-
-    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201 - Serve's own name
-        """Called once, after the start."""
         app = create_app(self._lifecycle.settings, self._lifecycle)
         app.add_middleware(OneRequestId)
+        app.add_middleware(LeavingClient)
         return app
 
     async def check_health(self) -> None:
-        """Raises EngineDead while neither the engine nor a fallback answers: Ray then replaces the replica. Not
-        while PostgreSQL is away, which no replica can do without."""
+        """Raises EngineDead while neither the engine nor a fallback answers: Ray then replaces the replica.
+        Not while PostgreSQL is away, which another replica would need as well."""
         await self._lifecycle.engine.check()
 
     async def __del__(self) -> None:
@@ -105,6 +114,32 @@ class Gateway:
         self._lifecycle.interrupt()
         if await self._started:
             await self._lifecycle.stop()
+
+
+class LeavingClient:
+    """Pure ASGI middleware. When a client leaves, Ray's proxy cancels its request and, just before or after
+    it, says so to ``receive``. The gateway is to hear the latter: a cancelled request is to it one that it
+    ends itself, as at its shutdown. Where nothing is said for ``seconds``, it is cancelled after all.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float = LEAVING_SECONDS) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        running = asyncio.ensure_future(self._app(scope, receive, send))
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            try:
+                await asyncio.wait({running}, timeout=self._seconds)
+            finally:
+                running.cancel()
+                await asyncio.wait({running})
+            raise
 
 
 class OneRequestId:
@@ -137,11 +172,13 @@ def serve_metrics(host: str, first_port: int) -> int:
         except OSError:
             continue
         return port
-    raise OSError(f"Metrics: no port from {first_port} to {first_port + METRICS_PORTS - 1} is free on {host}.")
+    raise OSError(
+        f"Metrics: no port from {first_port} to {first_port + METRICS_PORTS - 1} is free on {host}."
+    )
 
 
 def app(arguments: Arguments) -> Application:
-    """What Serve runs. Settings are read here, once, and go to all replicas as they are. Raises InvalidSetting."""
+    """What Serve runs. Settings are read here, once, and go to all replicas. Raises InvalidSetting."""
     replicas = arguments.max_replicas or arguments.min_replicas
     settings = settings_of_replicas(load(), replicas)
     if replicas < arguments.min_replicas:
@@ -158,7 +195,6 @@ def app(arguments: Arguments) -> Application:
     )
     fixed = replicas == arguments.min_replicas
     deployment = serve.deployment(
-        Gateway,
         num_replicas=replicas if fixed else None,
         autoscaling_config=None if fixed else autoscaling,
         ray_actor_options={"num_cpus": arguments.cpus, "num_gpus": gpus},
@@ -170,16 +206,17 @@ def app(arguments: Arguments) -> Application:
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=HEALTH_CHECK_SECONDS,
         logging_config=LoggingConfig(enable_access_log=False),
-    )
-    return deployment.bind(settings, arguments.metrics_host, arguments.metrics_port)
+    )(Gateway)
+    bound: Application = deployment.bind(settings, arguments.metrics_host, arguments.metrics_port)
+    return bound
 
 
 def settings_of_replicas(settings: Settings, replicas: int) -> Settings:
     """``settings`` for so many gateways of one database whose address is not known. Raises InvalidSetting."""
     if settings.database_url is None:
         raise InvalidSetting(
-            "database_url: replicas need an external PostgreSQL that all of them share; set DATABASE_URL, and "
-            "run 'chatglm-gateway migrate' with it first."
+            "database_url: replicas need an external PostgreSQL that all of them share; set DATABASE_URL, "
+            "and run 'chatglm-gateway migrate' with it first."
         )
     shared = {"limits_store": "postgresql", "limits_gateways": replicas}
     unset = {name: value for name, value in shared.items() if name not in settings.model_fields_set}
@@ -195,7 +232,7 @@ def places_of(settings: Settings) -> int:
 
 
 def gpus_of(settings: Settings) -> int:
-    """How many GPUs vLLM uses for ``engine_args``; 0 where it gets them from Ray itself, or there is no vLLM."""
+    """How many GPUs vLLM uses for ``engine_args``; 0 where it gets them from Ray, or there is no vLLM."""
     if settings.engine != "vllm" or settings.engine_args.get("distributed_executor_backend") == "ray":
         return 0
     parallel = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
