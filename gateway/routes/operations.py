@@ -43,6 +43,25 @@ async def ready(request: Request, response: Response) -> dict[str, object]:
     return {"status": status, "problems": problems}
 
 
+@router.get("/health", summary="May requests come? (for routers)", response_class=Response)
+async def health(request: Request) -> Response:
+    """As vLLM's own: a status and no body, 200 or 503, whatever `/health/ready` says."""
+    return Response(status_code=200 if (await lifecycle_of(request).health()).ready else 503)
+
+
+@router.get("/load", summary="How many requests run? (for routers)")
+async def load(request: Request) -> dict[str, int]:
+    """As vLLM's own: requests that were let in and have not ended, those in the queue among them."""
+    return {"server_load": len(lifecycle_of(request).generations)}
+
+
+@router.get("/get_load", summary="How many requests run? (for vllm-router)")
+async def get_load(request: Request) -> dict[str, int]:
+    """The same under the name that vllm-router's policy power_of_two asks for, which vLLM does not serve:
+    github.com/vllm-project/router/issues/174."""
+    return {"load": len(lifecycle_of(request).generations)}
+
+
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def prometheus_metrics(request: Request) -> Response:
     """The gateway's own under `gateway_`, and vLLM's under `vllm:`; of several processes their sums."""
