@@ -55,7 +55,7 @@ class Pulse:
         """The gateway has started, with this model on this engine."""
         INFO.labels(version("chatglm-gateway"), engine, model).set(1)
         STARTED.set(time.time())
-        refresh()
+        self._tell()
         self._task = asyncio.create_task(self._run(), name="metrics")
 
     async def stop(self) -> None:
@@ -66,7 +66,7 @@ class Pulse:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        refresh()
+        self._tell()
         leave()
 
     async def _run(self) -> None:
@@ -74,8 +74,11 @@ class Pulse:
             due = self._clock() + self._pause_seconds
             await asyncio.sleep(self._pause_seconds)
             LOOP_LAG.observe(max(0.0, self._clock() - due))
-            try:
-                refresh()
-            except Exception:
-                # A bug of ours, which must not end the looks at the loop.
-                log.exception("gauges could not be set")
+            self._tell()
+
+    def _tell(self) -> None:
+        try:
+            refresh()
+        except Exception:
+            # A bug of ours, which must end neither the looks at the loop nor the gateway.
+            log.exception("gauges could not be set")
