@@ -23,7 +23,6 @@ log = logging.getLogger("gateway.tracing")
 # The defaults of OpenTelemetry's specification (sdk, "Batching processor").
 QUEUE_SPANS = 2048
 BATCH_SPANS = 512
-SCHEDULE_SECONDS = 5.0
 
 # OpenTelemetry's exporter says here why a batch could not be sent.
 EXPORTER_LOG = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
@@ -73,17 +72,17 @@ class CountingExporter(SpanExporter):
 
 
 class BoundedProcessor(SpanProcessor):
-    """A queue of QUEUE_SPANS before ``exporter``, sent every ``schedule_seconds``. What finds no room is
-    dropped: the newest, so that traces that are begun come whole."""
+    """A queue of ``queue_spans`` before ``exporter``, sent every OTEL_BSP_SCHEDULE_DELAY milliseconds (5000),
+    or when there is a batch. A span that finds no room is dropped, not one that waits: so traces that are
+    kept are kept whole, mostly."""
 
-    def __init__(self, exporter: CountingExporter, schedule_seconds: float, queue_spans: int) -> None:
+    def __init__(self, exporter: CountingExporter, queue_spans: int = QUEUE_SPANS) -> None:
         self._exporter = exporter
         self._queue_spans = queue_spans
         self._queued = 0
         self._batches = BatchSpanProcessor(
             exporter,
             max_queue_size=queue_spans,
-            schedule_delay_millis=schedule_seconds * 1000,
             max_export_batch_size=min(BATCH_SPANS, queue_spans),
         )
 
@@ -112,12 +111,7 @@ class BoundedProcessor(SpanProcessor):
         return self._batches.force_flush(timeout_millis)
 
 
-def bounded_export(
-    url: str,
-    headers: dict[str, str],
-    schedule_seconds: float = SCHEDULE_SECONDS,
-    queue_spans: int = QUEUE_SPANS,
-) -> BoundedProcessor:
+def bounded_export(url: str, headers: dict[str, str]) -> BoundedProcessor:
     """Spans to the collector at ``url``, in OTLP's protobuf over HTTP. What else there is to choose
     (compression, certificates, timeout) is OpenTelemetry's own environment variables."""
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
@@ -127,4 +121,4 @@ def bounded_export(
         log.warning("traces are sent as http/protobuf to %s: OTLP's protocol %s is not spoken", url, protocol)
     exporter = CountingExporter(OTLPSpanExporter(endpoint=url, headers=headers))
     EXPORTER_LOG.addFilter(exporter.first_of_an_outage)
-    return BoundedProcessor(exporter, schedule_seconds, queue_spans)
+    return BoundedProcessor(exporter)
