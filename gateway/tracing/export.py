@@ -34,7 +34,7 @@ class CountingExporter(SpanExporter):
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._failing = False
+        self._failing = self._given_up = False
         self.taken = 0
         self.settled = 0
 
@@ -45,18 +45,25 @@ class CountingExporter(SpanExporter):
         try:
             result = self._exporter.export(spans)
         finally:
-            sent = result is SpanExportResult.SUCCESS
-            if sent:
-                metrics.SPANS_EXPORTED.inc(len(spans))
-            else:
-                metrics.SPANS_DROPPED.labels("not_taken").inc(len(spans))
-            if sent and self._failing:
-                log.info("the collector takes spans again")
-            if not sent and not self._failing:
-                log.warning("the collector takes no spans: they are dropped until it does")
-            self._failing = not sent
+            if not self._given_up:
+                self._count(len(spans), result is SpanExportResult.SUCCESS)
             self.settled += len(spans)
         return result
+
+    def _count(self, spans: int, sent: bool) -> None:
+        if sent:
+            metrics.SPANS_EXPORTED.inc(spans)
+        else:
+            metrics.SPANS_DROPPED.labels("not_taken").inc(spans)
+        if sent and self._failing:
+            log.info("the collector takes spans again")
+        if not sent and not self._failing:
+            log.warning("the collector takes no spans: they are dropped until it does")
+        self._failing = not sent
+
+    def give_up(self) -> None:
+        """Count nothing more: whoever ends has counted what was not sent."""
+        self._given_up = True
 
     def first_of_an_outage(self, record: logging.LogRecord) -> bool:
         """A filter of EXPORTER_LOG: one reason for each outage, not one for each batch of it."""
@@ -86,10 +93,12 @@ class BoundedProcessor(SpanProcessor):
             max_export_batch_size=min(BATCH_SPANS, queue_spans),
         )
 
-    @property
-    def unsettled(self) -> int:
-        """Spans of which it is not known whether they are sent."""
-        return self._queued - self._exporter.settled
+    def give_up(self) -> int:
+        """Of so many spans it is not known that they were sent: count them as dropped."""
+        self._exporter.give_up()
+        if (left := self._queued - self._exporter.settled) > 0:
+            metrics.SPANS_DROPPED.labels("shutdown").inc(left)
+        return left
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing."""

@@ -135,6 +135,9 @@ class GenerationTrace:
             attributes["gateway.degraded.reason"] = stats.instead[0].reason
         error = stats.status if stats.status in FAILED else None
         by = stats.instead[0].by if stats.instead else None
+        told_model = self._tracing.answerers[by].model
+        if told_model is not None or by is None:
+            attributes["gen_ai.response.model"] = told_model or plain(stats.model, LONGEST_NAME)
         self._inference(prompts, attributes, ended_ns, error, first_ns, by)
 
     def _inference(
@@ -156,10 +159,6 @@ class GenerationTrace:
             "gen_ai.provider.name": answerer.provider,
             "gen_ai.request.model": model,
         }
-        if answerer.model is not None:
-            attributes["gen_ai.response.model"] = answerer.model
-        elif by is None:
-            attributes["gen_ai.response.model"] = model
         self._tracing.ids.next_span_id = self._span_id
         name = f"{operation} {model}"
         self._span(name, self._began_ns, ended_ns, attributes, error, answerer.kind, first_ns)
@@ -178,8 +177,7 @@ class GenerationTrace:
             "presence_penalty": sampling.presence_penalty,
         }
         for name, value in told.items():
-            # A larger number has no place in a span, and nobody's batch must be lost for it.
-            if value is not None and abs(value) < 2**63:
+            if value is not None:
                 attributes[f"gen_ai.request.{name}"] = value
         if stops := (asked or sampling).stop:
             attributes["gen_ai.request.stop_sequences"] = [
