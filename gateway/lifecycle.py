@@ -94,6 +94,7 @@ class Lifecycle:
         self._generations: Generations | None = None
         self._engine_processes = EngineProcesses()
         self._interrupted = asyncio.Event()
+        self._pulse = metrics.Pulse()
 
     @property
     def engine(self) -> Ladder:
@@ -154,7 +155,9 @@ class Lifecycle:
             overflow=self._engine.overflow,
         )
         metrics.watch_rows(self.recorder)
+        metrics.watch_limits(self.limiter)
         metrics.watch_engine(self._engine, main if isinstance(main, RebuiltEngine) else None)
+        self._pulse.start(settings.engine, self._engine.card.name)
 
     async def _start_database(self) -> None:
         where = "the given server" if self.settings.database_url else "embedded"
@@ -236,6 +239,7 @@ class Lifecycle:
         async with contextlib.AsyncExitStack() as last_first:
             last_first.push_async_callback(asyncio.to_thread, end_descendants)
             last_first.push_async_callback(self.database.close)
+            last_first.push_async_callback(self._pulse.stop)
             last_first.callback(self.accounts.close)
             last_first.callback(self.api_keys.close)
             if self._engine is not None:

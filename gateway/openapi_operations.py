@@ -343,7 +343,7 @@ _METRICS_ANSWERS: Described = {
         "content": {
             "text/plain": {
                 "schema": {"type": "string"},
-                "example": 'gateway_requests_total{endpoint="/v1/completions"} 3.0\n',
+                "example": 'gateway_http_requests_total{method="GET",route="/metrics",status="200"} 3.0\n',
             }
         },
     },

@@ -8,6 +8,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from gateway.service_manager import ServiceManager
+
 TICK_SECONDS = 5.0
 
 
@@ -29,6 +31,7 @@ class Step:
 
     async def __aenter__(self) -> Self:
         say(f"{self._doing} ...")
+        ServiceManager().tell(STATUS=self._doing)
         self._ticker = asyncio.create_task(self._tick())
         return self
 

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
+from gateway import metrics
 from gateway.error_shapes import response_to
 from gateway.errors import GatewayError
 from gateway.security_headers import API, Header, added
@@ -68,6 +69,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                metrics.count_answer(scope, status)
                 milliseconds = int((time.perf_counter() - began) * 1000)
                 message["headers"] = [
                     *message.get("headers", ()),

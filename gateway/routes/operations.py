@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from gateway import metrics
 from gateway.access.address import is_local
 from gateway.access.caller import Scope
 from gateway.access.identification import caller_of
@@ -63,10 +63,10 @@ async def get_load(request: Request) -> dict[str, int]:
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(request: Request) -> Response:
-    """The gateway's own under `gateway_`, and vLLM's under `vllm:`."""
+async def prometheus_metrics(request: Request) -> Response:
+    """The gateway's own under `gateway_`, and vLLM's under `vllm:`; of several processes their sums."""
     await check_reader(request, public=lifecycle_of(request).settings.metrics_public)
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
 
 @router.get("/openapi.json", include_in_schema=False)

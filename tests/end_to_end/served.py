@@ -150,7 +150,7 @@ def launch(data_dir: Path, *options: str, program: str = PROGRAM, **environment:
 
 def clean_environment() -> dict[str, str]:
     """This process's, without what would be a setting of the gateway."""
-    settings = ("DATABASE_URL", "MODEL_PATH", "HOST", "PORT", "LOG_LEVEL")
+    settings = ("DATABASE_URL", "DATABASE_URL_FILE", "MODEL_PATH", "HOST", "PORT", "LOG_LEVEL")
     return {
         name: value
         for name, value in os.environ.items()
