@@ -275,7 +275,8 @@ class GenerationRequest:
     Where ``detokenize`` is false the caller reads the ids itself: an engine may leave the text out.
     A lower ``priority`` runs earlier, where the engine schedules by it; prompts share cached computation
     only with those that have the same ``cache_salt``. Related requests may have the same ``session_id``,
-    which is for whoever spreads requests over engines; printable ASCII.
+    which is for whoever spreads requests over engines; printable ASCII. ``trace_headers`` name the span that
+    the engine's own are below, as W3C Trace Context has it; None where nothing is traced.
     """
 
     request_id: str
@@ -288,6 +289,7 @@ class GenerationRequest:
     cache_salt: str | None = None
     session_id: str | None = None
     asked: AsAsked | None = None
+    trace_headers: Mapping[str, str] | None = None
 
     @property
     def most_prompt_tokens(self) -> int:

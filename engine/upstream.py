@@ -151,6 +151,7 @@ class UpstreamEngine:
         if request.session_id is not None and self.upstream.dialect == "vllm":
             # A router between us and vLLM's servers goes by it.
             asked.headers["x-session-id"] = request.session_id
+        asked.headers.update(request.trace_headers or {})
         calls_many = request.asked is None or request.asked.parallel_tool_calls
         return UpstreamStream(self._client, asked, self.upstream, self.breaker, request.stream, calls_many)
 

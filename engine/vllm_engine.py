@@ -166,6 +166,7 @@ class VllmEngine:
         self._repetition_detection = RepetitionDetectionParams
         scheduler = self._llm.scheduler_config
         self._by_priority = scheduler.policy == "priority"
+        self._makes_spans = self._llm.observability_config.otlp_traces_endpoint is not None
         config = self._llm.model_config
         vocabulary_size = config.get_vocab_size()
         # vLLM then takes prompts with ids that the model has no place for, and dies of them.
@@ -202,7 +203,12 @@ class VllmEngine:
                 tasks = await llm.get_supported_tasks()
                 params, prompt = await asyncio.to_thread(self._processed, llm, request, tasks)
             collector = await llm.add_request(
-                request.request_id, prompt, params, priority=request.priority, session_id=request.session_id
+                request.request_id,
+                prompt,
+                params,
+                trace_headers=self._trace_headers(request),
+                priority=request.priority,
+                session_id=request.session_id,
             )
         except asyncio.CancelledError:
             # Nobody will read its output.
@@ -240,10 +246,16 @@ class VllmEngine:
             self._prompt(request),
             params,
             tasks,
+            trace_headers=self._trace_headers(request),
             priority=request.priority,
             session_id=request.session_id,
         )
         return params, processed
+
+    def _trace_headers(self, request: GenerationRequest) -> Mapping[str, str] | None:
+        """What vLLM's own spans are below, where it makes any: with the engine argument
+        otlp_traces_endpoint."""
+        return request.trace_headers if self._makes_spans else None
 
     def _prompt(self, request: GenerationRequest) -> Any:
         """vLLM's TokensInput."""

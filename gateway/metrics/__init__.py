@@ -10,7 +10,7 @@ from prometheus_client import disable_created_metrics
 
 from gateway.metrics.engine import count_restart, watch_engine, watch_upstream
 from gateway.metrics.exposition import CONTENT_TYPE, exposition
-from gateway.metrics.process import Pulse
+from gateway.metrics.process import SPANS_DROPPED, SPANS_EXPORTED, Pulse
 from gateway.metrics.queue import QUEUE_WAIT, STUCK_READERS, watch_connections, watch_limits, watch_queue
 from gateway.metrics.requests import (
     GUARD_MATCHES,
@@ -32,6 +32,8 @@ __all__ = [
     "QUEUE_WAIT",
     "REFUSED",
     "RUNNING",
+    "SPANS_DROPPED",
+    "SPANS_EXPORTED",
     "STUCK_READERS",
     "Pulse",
     "count_answer",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from gateway.metrics.exposition import leave
 from gateway.metrics.watched import refresh
@@ -32,6 +32,8 @@ LOOP_LAG = Histogram(
     "How much later than it should the event loop did something, looked at twice a second.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+SPANS_EXPORTED = Counter("gateway_spans_exported", "Spans that the collector took.")
+SPANS_DROPPED = Counter("gateway_spans_dropped", "Spans that were not sent, by why.", ["reason"])
 
 
 class Pulse:

@@ -85,7 +85,7 @@ def test_the_urls_tls_options_are_honoured(data_dir: Path, mode: str, asks: bool
         url = f"postgresql://me@127.0.0.1:{listener.getsockname()[1]}/rows?sslmode={mode}"
         refused = launch(data_dir, "--engine", "simulated", DATABASE_URL=url)
         assert refused.wait() == 1
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     assert "The gateway can't start: PostgreSQL:" in refused.output
     assert (packets[0] == SSL_REQUEST) is asks
     if asks:
