@@ -18,6 +18,10 @@ def either(short: T, long: T) -> T:
     return long if LONG else short
 
 
+# For what comes at once on a machine that has nothing else to do. The long form runs alone.
+SOON_SECONDS = either(90.0, 30.0)
+
+
 def until(true: Callable[[], object], seconds: float, what: str) -> float:
     """Wait until ``true()``; gives the seconds it took. Fails after ``seconds``, and says ``what``."""
     began = time.monotonic()

@@ -82,7 +82,7 @@ class Postgres:
         processes = self.freeze()
         for process in processes:
             process.kill()
-        _, left = psutil.wait_procs(processes, timeout=10)
+        _, left = psutil.wait_procs(processes, timeout=START_SECONDS)
         assert not left
         # Its process id may be another's when the next one starts.
         (self.folder / "postgres" / "postmaster.pid").unlink()

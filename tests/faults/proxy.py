@@ -130,9 +130,9 @@ def proxy(server: Path) -> Iterator[Proxy]:
         started = threading.Event()
         thread = threading.Thread(target=running.run, args=(started,), name="proxy", daemon=True)
         thread.start()
-        assert started.wait(10)
+        assert started.wait(60)
         try:
             yield running
         finally:
             running.end()
-            thread.join(10)
+            thread.join(60)

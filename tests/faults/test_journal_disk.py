@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.faults.accounts import compare, rows_of, running_rows
-from tests.faults.form import SEED, either, report, until
+from tests.faults.form import SEED, SOON_SECONDS, either, report, until
 from tests.faults.load import PATH, Load
 from tests.faults.postgres import Postgres, fill, small_disk
 from tests.faults.serving import kill, launching, serving
@@ -19,7 +19,7 @@ from tests.faults.watch import Watch, gauges, until_caught_up
 CLIENTS = 20
 DISK_MIB = 4
 # Gateways look for rows of dead ones every 15 s.
-CLOSED_SECONDS = 30.0
+CLOSED_SECONDS = either(90.0, 30.0)
 DAMAGES = either(1, 20)
 QUESTION = {"messages": [{"role": "user", "content": "May I?"}], "max_tokens": 1}
 
@@ -35,11 +35,13 @@ def test_a_full_disk_refuses_requests_and_loses_nothing(
         gateway = ends.enter_context(launching(server.url, data_dir, **soon))
         gateway.wait_until_started()
         with Watch(gateway) as watch, Load(gateway.base_url, CLIENTS, SEED) as load:
-            until(lambda: load.ended_well > CLIENTS, 30, "answers")
+            until(lambda: load.ended_well > CLIENTS, SOON_SECONDS, "answers")
             server.stop()
-            until(lambda: gauges(gateway)["gateway_journal_rows"], 20, "rows in the journal")
+            until(lambda: gauges(gateway)["gateway_journal_rows"], SOON_SECONDS, "rows in the journal")
             fill(data_dir / "ballast")
-            until(lambda: any(answer.refused for answer in load.answers), 30, "requests are refused")
+            until(
+                lambda: any(answer.refused for answer in load.answers), SOON_SECONDS, "requests are refused"
+            )
             refused = httpx.post(f"{gateway.base_url}{PATH}", json=QUESTION)
             ready = httpx.get(f"{gateway.base_url}/health/ready")
         # Those that ran when the disk was full have ended by now, as well or badly as they could.
@@ -52,8 +54,8 @@ def test_a_full_disk_refuses_requests_and_loses_nothing(
             gateway = ends.enter_context(launching(server.url, data_dir))
             gateway.wait_until_started()
         with Load(gateway.base_url, CLIENTS, SEED) as load_again:
-            until(lambda: load_again.ended_well > CLIENTS, 30, "requests are let in again")
-        until_caught_up(gateway, 15)
+            until(lambda: load_again.ended_well > CLIENTS, SOON_SECONDS, "requests are let in again")
+        until_caught_up(gateway, SOON_SECONDS)
         until(lambda: not running_rows(server), CLOSED_SECONDS, "rows of the dead are closed")
         assert "Traceback" not in gateway.output
     statuses = compare(load.answers, rows_of(server, load.name))
@@ -74,15 +76,17 @@ def test_what_is_readable_of_a_damaged_journal_is_replayed(
     with launching(server.url, data_dir) as gateway:
         gateway.wait_until_started()
         with Load(gateway.base_url, CLIENTS, random.getrandbits(32)) as load:
-            until(lambda: load.ended_well > CLIENTS, 30, "answers")
+            until(lambda: load.ended_well > CLIENTS, SOON_SECONDS, "answers")
             server.stop()
-            until(lambda: gauges(gateway)["gateway_journal_rows"] > CLIENTS, 30, "rows in the journal")
+            until(
+                lambda: gauges(gateway)["gateway_journal_rows"] > CLIENTS, SOON_SECONDS, "rows in the journal"
+            )
             kill(gateway)
     flip_a_bit(largest_segment(data_dir / "journal"), random)
     server.heal()
 
     with serving(server.url, data_dir) as again:
-        until_caught_up(again, 15)
+        until_caught_up(again, SOON_SECONDS)
         until(lambda: not running_rows(server), CLOSED_SECONDS, "rows of the dead are closed")
         assert gauges(again)["gateway_journal_damaged"] > 0
     assert "damaged" in again.output

@@ -21,7 +21,7 @@ import pytest
 from persistence.caller_limits import Limits
 from persistence.limit_windows import COUNTED_SECONDS, HELD_SECONDS
 from tests.end_to_end.served import Gateway
-from tests.faults.form import LONG, SEED, either, report, until
+from tests.faults.form import LONG, SEED, SOON_SECONDS, either, report, until
 from tests.faults.keys import Key, make_key, revoke
 from tests.faults.load import CLIENT_SECONDS, PATH, events
 from tests.faults.postgres import Postgres
@@ -40,7 +40,7 @@ LEAVING_SHARE = 0.1
 ASKING_SECONDS = either(0.0, 140.0)
 MINUTES = either(1, 3)
 # Nobody has been let in for longer than a gateway may keep what it has taken.
-QUIET_SECONDS = 1.5
+QUIET_SECONDS = either(3.0, 1.5)
 REFUSALS_IN_A_ROW = 5
 PAUSE_SECONDS = 0.05
 
@@ -114,7 +114,7 @@ def test_two_gateways_let_in_a_limit_together_and_all_of_it(server: Postgres, ga
         both = (gateway, other)
         asyncio.run(ask_both([one.base_url for one in both], [of_tokens, of_requests]))
         for one in both:
-            until_caught_up(one, 20)
+            until_caught_up(one, SOON_SECONDS)
         revoked_after = [revoked_on_both(server, seen.key, both) for seen in (of_tokens, of_requests)]
         # While PostgreSQL is away the bound is another one.
         assert all("limits are not shared" not in one.output for one in both)
@@ -140,7 +140,11 @@ def test_two_gateways_let_in_a_limit_together_and_all_of_it(server: Postgres, ga
         # All that was not used has been given back: nothing is left but what was.
         if not LONG:
             what, wanted = "tokens" if seen is of_tokens else "requests", sum(used)
-            until(partial(is_counted, server, seen.key, what, wanted), 10, "what was not used is given back")
+            until(
+                partial(is_counted, server, seen.key, what, wanted),
+                SOON_SECONDS,
+                "what was not used is given back",
+            )
         assert len(seen.remaining) == seen.let_in + seen.refused
         assert all(0 <= remaining <= limit for remaining in seen.remaining)
     report("a key is revoked", refused_by_both_after=[f"{seconds:.2f} s" for seconds in revoked_after])
@@ -180,7 +184,7 @@ async def ask_both(urls: list[str], keys: list[Seen]) -> None:
     async with asyncio.TaskGroup() as closing:
         gateways = [httpx.AsyncClient(base_url=url, timeout=CLIENT_SECONDS) for url in urls]
         try:
-            async with asyncio.timeout(ASKING_SECONDS + CLIENT_SECONDS), asyncio.TaskGroup() as clients:
+            async with asyncio.timeout(ASKING_SECONDS + 2 * CLIENT_SECONDS), asyncio.TaskGroup() as clients:
                 for number in range(CLIENTS):
                     clients.create_task(client(number))
         finally:
@@ -260,13 +264,17 @@ def test_what_a_killed_gateway_held_comes_back(server: Postgres, gateway: Gatewa
     assert told <= TAKEN_SECONDS
 
     pass_seconds(server, of_places, HELD_SECONDS)
-    until(lambda: ask(gateway, of_places).status_code == 200, HELD_SECONDS + 5, "its places are free")
+    until(
+        lambda: ask(gateway, of_places).status_code == 200, HELD_SECONDS + SOON_SECONDS, "its places are free"
+    )
     places_after = time.monotonic() - killed
     assert asyncio.run(answered_at_once(gateway, of_places, HELD_REQUESTS)) == [200] * HELD_REQUESTS
 
     pass_seconds(server, of_tokens, TAKEN_SECONDS)
     until(
-        lambda: ask(gateway, of_tokens, NEARLY_ALL).status_code == 200, TAKEN_SECONDS + 5, "tokens are free"
+        lambda: ask(gateway, of_tokens, NEARLY_ALL).status_code == 200,
+        TAKEN_SECONDS + SOON_SECONDS,
+        "tokens are free",
     )
     tokens_after = time.monotonic() - killed
     report(

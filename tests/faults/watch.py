@@ -12,11 +12,11 @@ import httpx
 import psutil
 
 from tests.end_to_end.served import Gateway
-from tests.faults.form import until
+from tests.faults.form import either, until
 
 PAUSE_SECONDS = 0.1
 # A gateway that needs longer to say that it is alive would be restarted by who watches it.
-ALIVE_SECONDS = 5.0
+ALIVE_SECONDS = either(60.0, 5.0)
 CAUGHT_UP = ("gateway_journal_rows", "gateway_rows_waiting", "gateway_database_away")
 
 _GAUGE = re.compile(r"^(gateway_\w+) (\S+)$", re.MULTILINE)
