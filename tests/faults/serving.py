@@ -50,6 +50,8 @@ def launching(url: str, data_dir: Path, **settings: str) -> Iterator[Gateway]:
     usual = {
         "GATEWAY_DATABASE_TIMEOUT_SECONDS": str(DATABASE_TIMEOUT_SECONDS),
         "GATEWAY_SIMULATED_TOKENS_PER_SECOND": str(TOKENS_PER_SECOND),
+        # As in a terminal: JSON is for machines.
+        "GATEWAY_LOG_FORMAT": "text",
     }
     environment = clean_environment() | usual | settings | {"DATABASE_URL": url}
     # Beside it: the data directory's disk may be full.
