@@ -209,6 +209,7 @@ class VllmEngine:
                 params,
                 trace_headers=self._trace_headers(request),
                 priority=request.priority,
+                session_id=request.session_id,
             )
         except asyncio.CancelledError:
             # Nobody will read its output.
@@ -248,6 +249,7 @@ class VllmEngine:
             tasks,
             trace_headers=self._trace_headers(request),
             priority=request.priority,
+            session_id=request.session_id,
         )
         return params, processed
 

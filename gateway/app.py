@@ -68,7 +68,12 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
     )
     app.state.lifecycle = lifecycle
     security_headers = API if chosen.cors_origins else CLOSED_API
-    app.add_middleware(RequestContext, access_log=chosen.access_log, security_headers=security_headers)
+    app.add_middleware(
+        RequestContext,
+        access_log=chosen.access_log,
+        security_headers=security_headers,
+        log_content=chosen.log_content,
+    )
     if chosen.traces_url is not None:
         from gateway.tracing.server_spans import ServerSpans
 
@@ -104,19 +109,23 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(GatewayError)
     async def refused(request: Request, error: GatewayError) -> Response:
-        request.state.summary = f" {error.message}"
+        request.state.error = error
         return response_to(error, request.url.path, request.headers.get("accept", ""))
 
     @app.exception_handler(HTTPException)
     async def refused_by_starlette(request: Request, error: HTTPException) -> Response:
         path = request.url.path
-        response = response_to(from_status(error.status_code, str(error.detail), request.method, path), path)
+        request.state.error = refusal = from_status(
+            error.status_code, str(error.detail), request.method, path
+        )
+        response = response_to(refusal, path)
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return response_to(from_validation(error.errors()), request.url.path)
+        request.state.error = refusal = from_validation(error.errors())
+        return response_to(refusal, request.url.path)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:

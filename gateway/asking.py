@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request
 
 from adapters.chat_format import Prompt
-from adapters.openai.body import Body
+from adapters.openai.body import SESSION_ID, Body
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from adapters.text_reader import SilentReader
@@ -28,6 +29,8 @@ from persistence.message_row import MessageRow
 
 if TYPE_CHECKING:
     from gateway.tracing.generation_trace import GenerationTrace
+
+_SESSION_ID = re.compile(SESSION_ID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ async def chat_asked(
     found = await guarded(lifecycle.guard, lifecycle.chat_format, body, request.state.request_id)
     last_query = next((message.text for message in reversed(body.messages) if message.role == "user"), "")
     row = new_row(request, lifecycle, caller, body, last_query, chat_type)
-    row.meta_data = asked_fields(body, caller) | found
+    row.meta_data = asked_fields(body, caller) | session_field(request, body) | found
     if len(body.messages) > 1 or body.messages[0].role != "user":
         row.messages = [message.stored_fields() for message in body.messages]
     row.details = body.history_fields() | body.tool_fields()
@@ -77,7 +80,7 @@ async def completion_asked(
     check(body, lifecycle.engine.card)
     await check_conversation(lifecycle, caller, body.conversation_id)
     found = await guarded(lifecycle.guard, lifecycle.chat_format, body, request.state.request_id)
-    shared = asked_fields(body, caller) | found
+    shared = asked_fields(body, caller) | session_field(request, body) | found
     turns = await stored_turns(lifecycle, caller, body, "completion")
     chat_format, card, templates = lifecycle.chat_format, lifecycle.engine.card, lifecycle.prompt_templates
     asked: list[Asked] = []
@@ -117,6 +120,14 @@ def asked_fields(body: Body, caller: Caller) -> dict[str, Any]:
     """What was asked for beside all text, and with which key, for the row's meta_data."""
     key = {} if caller.key_id is None else {"key": caller.key_id.hex}
     return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields() | key
+
+
+def session_field(request: Request, body: Body) -> dict[str, Any]:
+    """The client's name for what its related requests belong to, as vLLM reads it: the body's, else that of
+    the header x-session-id, which counts for nothing where it is not sane. It opens nothing: no stored turns,
+    no cache."""
+    given = body.session_id or request.headers.get("x-session-id")
+    return {"session_id": given} if given and _SESSION_ID.fullmatch(given) else {}
 
 
 def turns_field(body: Body, turns: int) -> dict[str, Any]:
@@ -185,6 +196,7 @@ def query_of(
             detokenize=not prompt.reads_ids,
             priority=body.priority or 0,
             cache_salt=body.cache_salt,
+            session_id=asked.row.meta_data.get("session_id"),
             asked=as_asked,
             trace_headers=trace_headers,
         )

@@ -114,6 +114,11 @@ class Generation:
         return [choice.answer for choice in self.choices]
 
     @property
+    def questions(self) -> list[str]:
+        """What was asked last, of each prompt."""
+        return [prompt.row.query for prompt in self._prompts]
+
+    @property
     def queue_seconds(self) -> float | None:
         """How long the request waited for a place at the engine, and there, as far as the engine tells."""
         known = [choice.queue_seconds for choice in self.choices if choice.queue_seconds is not None]
@@ -136,11 +141,12 @@ class Generation:
     @property
     def usage(self) -> Usage:
         """The engine's counts so far."""
+        begun = [prompt for prompt in self._prompts if prompt.begun]
         return Usage(
-            sum(prompt.prompt_tokens for prompt in self._prompts),
-            sum(prompt.completion_tokens for prompt in self._prompts),
-            sum(prompt.cached_tokens for prompt in self._prompts),
-            not all(prompt.counted for prompt in self._prompts),
+            sum(prompt.prompt_tokens for prompt in begun),
+            sum(prompt.completion_tokens for prompt in begun),
+            sum(prompt.cached_tokens for prompt in begun),
+            not all(prompt.counted for prompt in begun),
         )
 
     @property
@@ -280,7 +286,7 @@ class Generation:
     def _give_back(self) -> None:
         """What the request held, and has used; it is gone then."""
         self._generations.leave(self)
-        used = self.usage if self._rows else Usage()
+        used = self.usage
         self._leave_place(used)
         if self._entered:
             metrics.RUNNING.dec()
@@ -305,7 +311,6 @@ class Generation:
             pieces = await self._next_of_many()
         if self.ttft_seconds is None:
             self.ttft_seconds = time.perf_counter() - self._arrived
-            metrics.TTFT.observe(self.ttft_seconds)
         return pieces
 
     async def _next_of_many(self) -> list[tuple[int, Piece]]:

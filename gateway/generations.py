@@ -51,6 +51,8 @@ class Generations:
         self.commit_wait_seconds = commit_wait_seconds
         self.limiter: Limiter = limiter or Unlimited()
         self.admission: Admission = admission or AllAtOnce()
+        # Soon nobody is let in any more; and, later, nobody is.
+        self.leaving = False
         self.draining = False
         self._running: set[Generation] = set()
         self._none_running = asyncio.Event()
@@ -90,9 +92,16 @@ class Generations:
         if not self._running:
             self._none_running.set()
 
+    async def give_notice(self, seconds: float) -> None:
+        """Go on for so long, or until ``hurry``, with all that watch the gateway's health sent away."""
+        self.leaving = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
+
     async def drain(self, deadline_seconds: float) -> None:
         """Admit nothing more and wait for what runs; after the deadline, or ``hurry``, abort it."""
-        self.draining = True
+        self.leaving = self.draining = True
         none_running = asyncio.ensure_future(self._none_running.wait())
         hurried = asyncio.ensure_future(self._hurried.wait())
         loop = asyncio.get_running_loop()
@@ -114,5 +123,5 @@ class Generations:
                 await self._none_running.wait()
 
     def hurry(self) -> None:
-        """Let a running ``drain`` wait no longer for requests."""
+        """Let a running ``give_notice`` or ``drain`` wait no longer."""
         self._hurried.set()

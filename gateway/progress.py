@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
+
+from gateway import logs
+from gateway.service_manager import ServiceManager
+
+log = logging.getLogger("gateway.start")
 
 TICK_SECONDS = 5.0
 
 
-def say(text: str = "") -> None:
-    """One line to standard output, at once; nothing when nobody reads it any more."""
+def say(text: str = "", level: int = logging.INFO) -> None:
+    """One line to standard output, at once, for whoever sits there; nothing when nobody reads it any more.
+    Where nobody sits there and the log is JSON it is a record of ``level``: what is collected is all JSON
+    then."""
+    if logs.are_json() and not is_terminal(sys.stdout):
+        if text:
+            log.log(level, text.strip())
+        return
     try:
         print(text, file=sys.stdout, flush=True)
     except (BrokenPipeError, ValueError):
         return
+
+
+def is_terminal(file: TextIO | None) -> bool:
+    """Whether somebody may be sitting there."""
+    return file is not None and not file.closed and file.isatty()
 
 
 class Step:
@@ -29,6 +46,7 @@ class Step:
 
     async def __aenter__(self) -> Self:
         say(f"{self._doing} ...")
+        ServiceManager().tell(STATUS=self._doing)
         self._ticker = asyncio.create_task(self._tick())
         return self
 

@@ -12,13 +12,15 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
+from gateway import metrics
 from gateway.error_shapes import response_to
 from gateway.errors import GatewayError
+from gateway.logs.current_request import logged_for
+from gateway.logs.formats import printable
+from gateway.request_line import LONGEST_FIELD, RequestLine, is_polled
 from gateway.security_headers import API, Header, added
 
 log = logging.getLogger("gateway.access")
-
-LONGEST_LOGGED = 300
 
 # OpenAI's API has had this one version.
 OPENAI_VERSION = (b"openai-version", b"2020-10-01")
@@ -33,11 +35,6 @@ def request_id(client_id: str | None) -> str:
     return f"req_{uuid7().hex}"
 
 
-def one_line(text: str) -> str:
-    """``text`` as it may stand in the log: no control characters, not long."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:LONGEST_LOGGED])
-
-
 class RequestContext:
     """Pure ASGI middleware.
 
@@ -45,13 +42,21 @@ class RequestContext:
     on the answer as ``x-request-id``, beside ``openai-version`` and ``openai-processing-ms``, the
     milliseconds from the request's arrival to the answer's headers; adds ``security_headers``, or those that
     its state carries by that name; sets the cookie that its state may carry as ``set_cookie``; logs one line
-    for each request, whose state may carry a ``summary`` for it; turns what a route did not expect into a 500
-    in its dialect's shape, or ends the connection where the answer had begun.
+    for each request with what is told of it by its state's ``caller``, ``generation``, ``trace_id`` and
+    ``error``, the GatewayError that it was refused with; turns what a route did not expect into a 500 in its
+    dialect's shape, or ends the connection where the answer had begun.
     """
 
-    def __init__(self, app: ASGIApp, access_log: bool, security_headers: Sequence[Header] = API) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        access_log: bool,
+        security_headers: Sequence[Header] = API,
+        log_content: bool = False,
+    ) -> None:
         self._app = app
         self._access_log = access_log
+        self._log_content = log_content
         self._security_headers = security_headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +73,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = state["status"] = message["status"]
+                metrics.count_answer(scope, status)
                 milliseconds = int((time.perf_counter() - began) * 1000)
                 message["headers"] = [
                     *message.get("headers", ()),
@@ -81,23 +87,22 @@ class RequestContext:
                     message["headers"].append((b"set-cookie", state["set_cookie"].encode("latin-1")))
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_headers)
-        except Exception:
-            path = one_line(scope["path"])
-            log.exception("%s %s failed, request %s", scope["method"], path, identity)
-            if status:
-                # The server closes the connection: a cut answer must not look like a whole one.
-                raise
-            failure = GatewayError("The gateway failed on this request.")
-            await response_to(failure, scope["path"])(scope, receive, send_with_headers)
-        if self._access_log:
-            log.info(
-                "%s %s %s %.1f ms %s%s",
-                scope["method"],
-                one_line(scope["path"]),
-                status or "gone",
-                (time.perf_counter() - began) * 1000,
-                identity,
-                one_line(state.get("summary", "")),
-            )
+        with logged_for(state):
+            try:
+                await self._app(scope, receive, send_with_headers)
+            except Exception:
+                path = printable(scope["path"][:LONGEST_FIELD])
+                log.exception("%s %s failed, request %s", scope["method"], path, identity)
+                if status:
+                    # The server closes the connection: a cut answer must not look like a whole one.
+                    raise
+                failure = GatewayError("The gateway failed on this request.")
+                await response_to(failure, scope["path"])(scope, receive, send_with_headers)
+            finally:
+                if self._access_log:
+                    self._log(scope, status, time.perf_counter() - began)
+
+    def _log(self, scope: Scope, status: int, seconds: float) -> None:
+        level = logging.DEBUG if is_polled(scope["path"]) and 0 < status < 400 else logging.INFO
+        if log.isEnabledFor(level):
+            log.log(level, RequestLine(scope, status, seconds, self._log_content))

@@ -38,7 +38,7 @@ async def caller_of(request: Request, scope: Scope | None) -> Caller:
     """Who asks, and may do what ``scope`` says; None: what everybody may. Raises InvalidApiKey where that has
     to be known and is not, Unavailable where it can't be known now, RateLimitExceeded where too many unknown
     keys came from there, and PermissionDenied for whoever may not, and for a page of another origin."""
-    caller = await _known_caller(request)
+    request.state.caller = caller = await _known_caller(request)
     if scope is None or scope in caller.scopes or caller.is_admin:
         return caller
     if caller.user_id is None:

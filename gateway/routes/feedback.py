@@ -29,7 +29,7 @@ async def chat_feedback(request: Request) -> dict[str, Any]:
     try:
         note(request, await give(lifecycle, caller, body.message_id, body.score, body.reason))
     except GatewayError as error:
-        request.state.summary = f" {error.message}"
+        request.state.error = error
         return base_response(msg=error.message, code=error.status)
     return base_response(msg=f"已反馈聊天记录 {body.message_id}")
 

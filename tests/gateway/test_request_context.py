@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.request_context import LONGEST_LOGGED, RequestContext, one_line, request_id
+from gateway.errors import InvalidRequest
+from gateway.request_context import RequestContext, request_id
 from tests.strategies import texts
 
 START: Message = {"type": "http.response.start", "status": 204, "headers": []}
@@ -111,7 +113,10 @@ async def test_the_time_goes_from_the_arrival_to_the_headers_not_to_the_end() ->
         await send(END)
 
     assert 30 <= int(sent(await call(slow), "openai-processing-ms")) < 30_000
-    assert int(sent(await call(slow_after_its_start), "openai-processing-ms")) < 30
+    began = time.monotonic()
+    told = int(sent(await call(slow_after_its_start), "openai-processing-ms"))
+    # However long the machine takes, the 30 ms are not in it.
+    assert told <= (time.monotonic() - began) * 1000 - 30 + 1
 
 
 async def test_the_routes_own_headers_stay_and_are_not_changed() -> None:
@@ -128,10 +133,10 @@ async def test_the_routes_own_headers_stay_and_are_not_changed() -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts, texts)
 async def test_a_request_is_one_line_of_the_log_whatever_it_holds(
-    log: pytest.LogCaptureFixture, path: str, summary: str
+    log: pytest.LogCaptureFixture, path: str, said: str
 ) -> None:
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"]["summary"] = summary
+        scope["state"]["error"] = InvalidRequest(said)
         await well(scope, receive, send)
 
     log.clear()
@@ -142,14 +147,6 @@ async def test_a_request_is_one_line_of_the_log_whatever_it_holds(
     assert line.startswith("GET /")
     assert " 204 " in line
     assert identity in line
-
-
-@given(texts)
-def test_one_line_is_printable_and_what_is_printable_stays(text: str) -> None:
-    line = one_line(text)
-    assert line.isprintable()
-    if text.isprintable():
-        assert line == text[:LONGEST_LOGGED]
 
 
 async def test_the_log_can_be_left_out(log: pytest.LogCaptureFixture) -> None:
