@@ -24,8 +24,8 @@ LONGEST_FIELD = 300
 LONGEST_CONTENT = 2_000
 MOST_TEXTS = 8
 
-# Asked every few seconds by machines: not logged at info as long as all is well.
-_POLLED = {"health", "healthz", "livez", "load", "metrics", "ping", "readyz"}
+# Asked every few seconds by machines: no spans, and not logged at info as long as all is well.
+_POLLED = {"get_load", "health", "healthz", "livez", "load", "metrics", "ping", "readyz"}
 
 
 def is_polled(path: str) -> bool:

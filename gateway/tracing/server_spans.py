@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.request_line import is_polled
 from gateway.tracing import TRACE, TRACE_ID
 from gateway.tracing.request_trace import RequestTrace
-
-# What machines ask all the time; and whatever is below /health.
-UNTRACED = frozenset({"/metrics", "/load", "/ping", "/version"})
 
 
 class ServerSpans:
@@ -19,7 +17,7 @@ class ServerSpans:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or is_untraced(scope["path"]):
+        if scope["type"] != "http" or is_polled(scope["path"]):
             await self._app(scope, receive, send)
             return
         trace = RequestTrace(scope["app"].state.lifecycle.tracing, scope)
@@ -33,8 +31,3 @@ class ServerSpans:
             raise
         finally:
             trace.end(scope, failure)
-
-
-def is_untraced(path: str) -> bool:
-    """Whether a request for ``path`` has no span."""
-    return path in UNTRACED or path == "/health" or path.startswith("/health/")
