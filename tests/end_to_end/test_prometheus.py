@@ -21,7 +21,7 @@ import yaml
 from tests.end_to_end.served import Gateway, running
 from tests.gateway.test_metrics_rules import PROMETHEUS, panels, queries, rules
 
-SECONDS = 120.0
+SECONDS = 400.0
 ROUTE = "/v1/chat/completions"
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
 # What nobody listens on.

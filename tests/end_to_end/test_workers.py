@@ -20,7 +20,7 @@ from persistence.database import Database
 from persistence.embedded import EmbeddedPostgres
 from tests.end_to_end.served import clean_environment, rows
 
-SECONDS = 120.0
+SECONDS = 400.0
 BODY = {"messages": [{"role": "user", "content": "hello"}]}
 STARTED = "Application startup complete."
 JOURNAL_BYTES = 2**20
