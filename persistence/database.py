@@ -118,7 +118,7 @@ class Database:
             return
         async with self.engine.connect() as connection:
             found = await connection.run_sync(_current_revision)
-        wanted = _scripts().get_current_head()
+        wanted = current_head()
         if found != wanted:
             raise SchemaMismatch(
                 f"The database's schema is at revision {found or 'none'}, this program needs {wanted}: "
@@ -168,6 +168,11 @@ def _config() -> Config:
 
 def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
+
+
+def current_head() -> str | None:
+    """The schema's revision that this program works with."""
+    return _scripts().get_current_head()
 
 
 def _current_revision(connection: Connection) -> str | None:
