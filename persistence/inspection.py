@@ -31,9 +31,12 @@ SELECT current_setting('server_version_num')::int AS version,
 FROM pg_database WHERE datname = current_database()
 """
 
-# Partitions are made by whoever owns the table that they belong to.
+# Of several privileges in one question any would do. Partitions are made by whoever owns the table that they
+# belong to.
 _RIGHTS = """
-SELECT coalesce(bool_and(has_table_privilege(oid, 'SELECT,INSERT,UPDATE,DELETE')), false) AS may_write,
+SELECT coalesce(bool_and(has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
+                     AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE')),
+                false) AS may_write,
        coalesce(bool_and(pg_has_role(relowner, 'USAGE')) FILTER (WHERE relkind = 'p'), false) AS owns
 FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p')
                 AND NOT relispartition AND relname <> 'alembic_version'
