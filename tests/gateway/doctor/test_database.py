@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from gateway.doctor import database
 from gateway.doctor.database import check_database, check_server, check_tls
 from gateway.doctor.finding import Finding
 from gateway.settings import load
 from persistence import embedded
-from persistence.inspection import Server
+from persistence.inspection import Server, embedded_versions
 
 WELL = Server(
     version=180_004,
@@ -124,7 +123,7 @@ def test_a_cluster_of_a_version_that_is_not_installed(cluster: Callable[[str], P
 
 
 def test_a_folder_that_another_gateway_has(cluster: Callable[[str], Path]) -> None:
-    folder = cluster(database.embedded_versions()[-1])
+    folder = cluster(embedded_versions()[-1])
     with embedded.lock(folder / "lock"):
         well, held = check_database(load({"data_dir": folder}))
     assert (well.level, held.level) == ("ok", "warning")
