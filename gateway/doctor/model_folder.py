@@ -129,7 +129,7 @@ def check_weights(folder: Path, weights: Weights) -> Iterator[Finding]:
     if weights.missing:
         told = ", ".join(weights.missing[:3]) + (" …" if len(weights.missing) > 3 else "")
         yield problem(
-            f"{len(weights.missing)} files of weights are missing: {told}",
+            f"files of weights are missing, {len(weights.missing)} in all: {told}",
             "copy the model's folder again, whole",
         )
     elif not weights.files:

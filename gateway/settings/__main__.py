@@ -16,8 +16,8 @@ from gateway.settings.fields import Section
 HEAD = """# Settings
 
 Each is given as an option of `chatglm-gateway serve`, where it has one, in the environment, or in a file
-`.env` in the working directory; the first of these wins. `chatglm-gateway settings` prints the values that hold
-here and where each comes from. Lists and objects are JSON.
+`.env` in the working directory; the first of these wins. `chatglm-gateway settings` prints the values that
+hold here and where each comes from. Lists and objects are JSON.
 
 This page is made from the code: `python -m gateway.settings > docs/settings.md`.
 """
