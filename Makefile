@@ -4,6 +4,8 @@
 # make lint         ruff and mypy
 # make bench        the front end beside vLLM's own server (about 15 minutes)
 # make bench-rows   rows: the recorder alone, and ten million rows beside ten thousand (minutes, 16 GB of disk)
+# make test-fresh   'make serve', 'make test' and the Dockerfile's steps in a Debian that has nothing yet (as root;
+#                   an hour; less with FRESH='image' or FRESH_TESTS='tests/adapters': tests/fresh/__main__.py)
 # make install      only set up
 #
 # Honoured: HOST PORT MODEL ENGINE DATABASE_URL DATA_DIR WEB_ROOT (see 'chatglm-gateway settings'),
@@ -17,7 +19,7 @@ export PYTHON
 # npm packages, for the tests that have them as their clients; they are skipped where these are not.
 NODE_PACKAGES := $(addsuffix /node_modules/.package-lock.json,tests/end_to_end/node tests/browser)
 
-.PHONY: serve test test-faults lint bench bench-rows install
+.PHONY: serve test test-faults test-fresh lint bench bench-rows install
 
 serve: install
 	@exec $(BIN)/chatglm-gateway serve \
@@ -43,6 +45,9 @@ test: install $(if $(and $(shell command -v node 2>&1),$(shell command -v npm 2>
 
 test-faults: install
 	FAULTS=long $(BIN)/python -m pytest -s --timeout 7200 tests/faults
+
+test-fresh:
+	@$(or $(PYTHON),python3) -m tests.fresh $(FRESH)
 
 lint: install
 	$(BIN)/ruff check .

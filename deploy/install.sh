@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Sets up .venv with everything that "make serve" and "make test" need. Does nothing when nothing
 # has changed since the last time.
-#   deploy/install.sh [auto|cpu|cuda|none]     which vLLM; auto: cuda where nvidia-smi finds a GPU
+#   deploy/install.sh [auto|cpu|cuda|none] [dev|serve]
+# The first: which vLLM; auto: cuda where nvidia-smi finds a GPU. The second: dev, the default, brings what
+# the tests need too, serve only what the gateway itself needs.
 # pip's own settings (index, find-links, certificates) are honoured.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,6 +13,8 @@ if [ "$variant" = auto ]; then
     if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then variant=cuda; else variant=cpu; fi
 fi
 case $variant in cpu | cuda | none) ;; *) echo "unknown variant: $variant (auto, cpu, cuda or none)" >&2; exit 2 ;; esac
+purpose=${2:-dev}
+case $purpose in dev) dev=,dev ;; serve) dev= ;; *) echo "unknown purpose: $purpose (dev or serve)" >&2; exit 2 ;; esac
 
 find_python() {
     for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
@@ -24,7 +28,7 @@ find_python() {
 }
 
 stamp=.venv/.installed
-wanted="$variant $(cat pyproject.toml deploy/install.sh deploy/cpu-overrides.txt | sha256sum | cut -d' ' -f1)"
+wanted="$variant $purpose $(cat pyproject.toml deploy/install.sh deploy/cpu-overrides.txt | sha256sum | cut -d' ' -f1)"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 
 began=$SECONDS
@@ -74,15 +78,15 @@ cpu)
     # From pip's own sources where they have it, else from PyTorch's index, which uv knows.
     install "torch==2.13.0+cpu" 2>/dev/null || install --torch-backend cpu "torch==2.13.0+cpu"
     say "vLLM for the CPU and the gateway"
-    install --override deploy/cpu-overrides.txt --editable '.[cpu,dev]'
+    install --override deploy/cpu-overrides.txt --editable ".[cpu$dev]"
     ;;
 cuda)
     say "vLLM for CUDA and the gateway (several GB)"
-    install --editable '.[cuda,dev]'
+    install --editable ".[cuda$dev]"
     ;;
 none)
     say "the gateway without vLLM: the simulated engine only"
-    install --editable '.[dev]'
+    install --editable ".${dev:+[dev]}"
     ;;
 esac
 if [ "$variant" != none ]; then

@@ -274,7 +274,9 @@ class GenerationRequest:
     the caller wants deltas as they come; otherwise an engine may answer with one Delta at the end.
     Where ``detokenize`` is false the caller reads the ids itself: an engine may leave the text out.
     A lower ``priority`` runs earlier, where the engine schedules by it; prompts share cached computation
-    only with those that have the same ``cache_salt``.
+    only with those that have the same ``cache_salt``. Related requests may have the same ``session_id``,
+    which is for whoever spreads requests over engines; printable ASCII. ``trace_headers`` name the span that
+    the engine's own are below, as W3C Trace Context has it; None where nothing is traced.
     """
 
     request_id: str
@@ -285,7 +287,9 @@ class GenerationRequest:
     detokenize: bool = True
     priority: int = 0
     cache_salt: str | None = None
+    session_id: str | None = None
     asked: AsAsked | None = None
+    trace_headers: Mapping[str, str] | None = None
 
     @property
     def most_prompt_tokens(self) -> int:

@@ -148,6 +148,10 @@ class UpstreamEngine:
         asked.headers["content-type"] = "application/json"
         # So that the server's log and ours can be read side by side.
         asked.headers["x-request-id"] = request.request_id
+        if request.session_id is not None and self.upstream.dialect == "vllm":
+            # A router between us and vLLM's servers goes by it.
+            asked.headers["x-session-id"] = request.session_id
+        asked.headers.update(request.trace_headers or {})
         calls_many = request.asked is None or request.asked.parallel_tool_calls
         return UpstreamStream(self._client, asked, self.upstream, self.breaker, request.stream, calls_many)
 

@@ -89,6 +89,7 @@ class VllmEngine:
         self._structured_outputs: Any = None
         self._repetition_detection: Any = None
         self._by_priority = False
+        self._makes_spans = False
         self._tokenizer_knows_more = False
 
     @property
@@ -166,6 +167,7 @@ class VllmEngine:
         self._repetition_detection = RepetitionDetectionParams
         scheduler = self._llm.scheduler_config
         self._by_priority = scheduler.policy == "priority"
+        self._makes_spans = self._llm.observability_config.otlp_traces_endpoint is not None
         config = self._llm.model_config
         vocabulary_size = config.get_vocab_size()
         # vLLM then takes prompts with ids that the model has no place for, and dies of them.
@@ -201,7 +203,14 @@ class VllmEngine:
                 # Reading a long schema or grammar takes up to seconds, which every stream would wait.
                 tasks = await llm.get_supported_tasks()
                 params, prompt = await asyncio.to_thread(self._processed, llm, request, tasks)
-            collector = await llm.add_request(request.request_id, prompt, params, priority=request.priority)
+            collector = await llm.add_request(
+                request.request_id,
+                prompt,
+                params,
+                trace_headers=self._trace_headers(request),
+                priority=request.priority,
+                session_id=request.session_id,
+            )
         except asyncio.CancelledError:
             # Nobody will read its output.
             await llm.abort(request.request_id)
@@ -234,9 +243,20 @@ class VllmEngine:
         check_structured(cast("StructuredOutput", request.sampling.structured))
         params = self._parameters(request)
         processed = llm.input_processor.process_inputs(
-            request.request_id, self._prompt(request), params, tasks, priority=request.priority
+            request.request_id,
+            self._prompt(request),
+            params,
+            tasks,
+            trace_headers=self._trace_headers(request),
+            priority=request.priority,
+            session_id=request.session_id,
         )
         return params, processed
+
+    def _trace_headers(self, request: GenerationRequest) -> Mapping[str, str] | None:
+        """What vLLM's own spans are below, where it makes any: with the engine argument
+        otlp_traces_endpoint."""
+        return request.trace_headers if self._makes_spans else None
 
     def _prompt(self, request: GenerationRequest) -> Any:
         """vLLM's TokensInput."""

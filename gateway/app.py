@@ -74,6 +74,10 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
         security_headers=security_headers,
         log_content=chosen.log_content,
     )
+    if chosen.traces_url is not None:
+        from gateway.tracing.server_spans import ServerSpans
+
+        app.add_middleware(ServerSpans)
     cors.allow_origins(app, chosen)
     app.include_router(openai.router)
     app.include_router(tokens.router)

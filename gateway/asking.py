@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
 from adapters.chat_format import Prompt
-from adapters.openai.body import Body
+from adapters.openai.body import SESSION_ID, Body
 from adapters.openai.chat_request import ChatCompletionRequest
 from adapters.openai.completion_request import CompletionRequest
 from adapters.text_reader import SilentReader
@@ -23,7 +24,13 @@ from gateway.lifecycle import Lifecycle
 from gateway.prompt_answer import Query
 from gateway.prompting import chat_prompt, check, completion_prompt, token_budget
 from gateway.stored_turns import stored_turns
+from gateway.tracing import trace_of
 from persistence.message_row import MessageRow
+
+if TYPE_CHECKING:
+    from gateway.tracing.generation_trace import GenerationTrace
+
+_SESSION_ID = re.compile(SESSION_ID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,7 @@ async def chat_asked(
     found = await guarded(lifecycle.guard, lifecycle.chat_format, body, request.state.request_id)
     last_query = next((message.text for message in reversed(body.messages) if message.role == "user"), "")
     row = new_row(request, lifecycle, caller, body, last_query, chat_type)
-    row.meta_data = asked_fields(body, caller) | found
+    row.meta_data = asked_fields(body, caller) | session_field(request, body) | found
     if len(body.messages) > 1 or body.messages[0].role != "user":
         row.messages = [message.stored_fields() for message in body.messages]
     row.details = body.history_fields() | body.tool_fields()
@@ -73,7 +80,7 @@ async def completion_asked(
     check(body, lifecycle.engine.card)
     await check_conversation(lifecycle, caller, body.conversation_id)
     found = await guarded(lifecycle.guard, lifecycle.chat_format, body, request.state.request_id)
-    shared = asked_fields(body, caller) | found
+    shared = asked_fields(body, caller) | session_field(request, body) | found
     turns = await stored_turns(lifecycle, caller, body, "completion")
     chat_format, card, templates = lifecycle.chat_format, lifecycle.engine.card, lifecycle.prompt_templates
     asked: list[Asked] = []
@@ -115,6 +122,14 @@ def asked_fields(body: Body, caller: Caller) -> dict[str, Any]:
     return {"stream": bool(body.stream), "sampling": body.sampling_fields()} | body.label_fields() | key
 
 
+def session_field(request: Request, body: Body) -> dict[str, Any]:
+    """The client's name for what its related requests belong to, as vLLM reads it: the body's, else that of
+    the header x-session-id, which counts for nothing where it is not sane. It opens nothing: no stored turns,
+    no cache."""
+    given = body.session_id or request.headers.get("x-session-id")
+    return {"session_id": given} if given and _SESSION_ID.fullmatch(given) else {}
+
+
 def turns_field(body: Body, turns: int) -> dict[str, Any]:
     """How many stored turns came before, where they were asked for, for the row's meta_data."""
     return {"turns": turns} if body.stored_turns else {}
@@ -133,18 +148,39 @@ def opened(
         if most_tokens is not None:
             # The engine refuses less than min_tokens.
             most_tokens = max(most_tokens, body.min_tokens or 0)
+    trace = traced(request, asked)
+    headers = trace.headers if trace is not None else None
     generation = lifecycle.generations.open(
-        [query_of(lifecycle, body, one, param, most_tokens) for one in asked],
+        [query_of(lifecycle, body, one, param, most_tokens, headers) for one in asked],
         request.receive,
         deadline_seconds(request.headers, lifecycle.settings.request_timeout_seconds),
         caller,
+        trace,
     )
     # For the request's log line and its span.
     request.state.generation = generation
     return generation
 
 
-def query_of(lifecycle: Lifecycle, body: Body, asked: Asked, param: str, most_tokens: int | None) -> Query:
+def traced(request: Request, asked: Sequence[Asked]) -> GenerationTrace | None:
+    """What is told of the way in the request's trace, which the rows name; None while tracing is off."""
+    of_request = trace_of(request)
+    if of_request is None:
+        return None
+    trace = of_request.generation()
+    for one in asked:
+        one.row.meta_data |= trace.row_fields
+    return trace
+
+
+def query_of(
+    lifecycle: Lifecycle,
+    body: Body,
+    asked: Asked,
+    param: str,
+    most_tokens: int | None,
+    trace_headers: Mapping[str, str] | None = None,
+) -> Query:
     """The engine's requests for one prompt: one for each choice, of at most ``most_tokens``. Raises
     InvalidRequest."""
     prompt, card, repetition = asked.prompt, lifecycle.engine.card, lifecycle.settings.repetition
@@ -160,7 +196,9 @@ def query_of(lifecycle: Lifecycle, body: Body, asked: Asked, param: str, most_to
             detokenize=not prompt.reads_ids,
             priority=body.priority or 0,
             cache_salt=body.cache_salt,
+            session_id=asked.row.meta_data.get("session_id"),
             asked=as_asked,
+            trace_headers=trace_headers,
         )
         for choice in range(body.choice_count)
     ]

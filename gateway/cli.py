@@ -133,8 +133,15 @@ def doctor(
 
 
 @app.command()
-def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
-    """Bring the database's schema to what this version needs."""
+def migrate(
+    to: Annotated[
+        str | None, typer.Option(help="Another revision, as 0004: to go back before an older program runs.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before something is given up.")] = False,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Bring the database's schema to what this version needs, or to another revision."""
     chosen = load_or_exit({"database_url": database_url, "data_dir": data_dir, "engine": "simulated"})
     import asyncio
 
@@ -144,15 +151,23 @@ def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
         database = Database(chosen.database_url, chosen.data_dir)
         try:
             await database.connect()
-            await database.migrate()
+            if to is not None and (lost := await database.given_up(to)):
+                print(
+                    "What these revisions have brought is deleted, with all that it holds:", *lost, sep="\n  "
+                )
+                if not yes:
+                    typer.confirm("Go back?", abort=True)
+            await database.migrate(to)
         finally:
             await database.close()
 
     try:
         asyncio.run(run())
+    except typer.Abort:
+        fail("The schema was not changed.")
     except Exception as error:
         fail(f"The schema was not changed: {error}")
-    print("The schema is up to date.")
+    print("The schema is up to date." if to is None else f"The schema is at revision {to}.")
 
 
 @app.command()

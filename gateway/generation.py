@@ -39,6 +39,7 @@ from persistence.message_row import MessageRow
 
 if TYPE_CHECKING:
     from gateway.generations import Generations
+    from gateway.tracing.generation_trace import GenerationTrace
 
 log = logging.getLogger("gateway.generation")
 
@@ -65,7 +66,9 @@ class Generation:
         receive: Receive,
         deadline_seconds: float | None,
         caller: Caller,
+        trace: GenerationTrace | None = None,
     ) -> None:
+        self._trace = trace
         self._generations = generations
         self._caller = caller
         self._receive = receive
@@ -138,11 +141,12 @@ class Generation:
     @property
     def usage(self) -> Usage:
         """The engine's counts so far."""
+        begun = [prompt for prompt in self._prompts if prompt.begun]
         return Usage(
-            sum(prompt.prompt_tokens for prompt in self._prompts),
-            sum(prompt.completion_tokens for prompt in self._prompts),
-            sum(prompt.cached_tokens for prompt in self._prompts),
-            not all(prompt.counted for prompt in self._prompts),
+            sum(prompt.prompt_tokens for prompt in begun),
+            sum(prompt.completion_tokens for prompt in begun),
+            sum(prompt.cached_tokens for prompt in begun),
+            not all(prompt.counted for prompt in begun),
         )
 
     @property
@@ -189,6 +193,8 @@ class Generation:
             await self._submit(await self._enter())
         except BaseException as error:
             await self._leave(error)
+            if self._trace is not None and not self._rows:
+                self._trace.failed(self._prompts, error)
             if self._full is not None and isinstance(error, EngineOverloaded):
                 # Nobody else could take it: what the queue said is true, and when to come again.
                 raise self._full from error
@@ -214,6 +220,8 @@ class Generation:
                 self._reservation = await self._generations.limiter.reserve(self._caller, most_tokens)
                 engine = await self._place_at(work)
                 self._entered = True
+                if self._trace is not None:
+                    self._trace.admitted()
                 metrics.RUNNING.inc()
         except TimeoutError:
             if self._abort_reason is None:
@@ -278,7 +286,7 @@ class Generation:
     def _give_back(self) -> None:
         """What the request held, and has used; it is gone then."""
         self._generations.leave(self)
-        used = self.usage if self._rows else Usage()
+        used = self.usage
         self._leave_place(used)
         if self._entered:
             metrics.RUNNING.dec()
@@ -303,7 +311,6 @@ class Generation:
             pieces = await self._next_of_many()
         if self.ttft_seconds is None:
             self.ttft_seconds = time.perf_counter() - self._arrived
-            metrics.TTFT.observe(self.ttft_seconds)
         return pieces
 
     async def _next_of_many(self) -> list[tuple[int, Piece]]:
@@ -358,6 +365,8 @@ class Generation:
         finally:
             self.stats = self._stats(ended_at)
             metrics.observe(self.stats)
+            if self._trace is not None:
+                self._trace.ended(self.stats, self._prompts)
 
     def _stats(self, ended_at: float) -> GenerationStats:
         first = self._rows[0]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from starlette.types import Receive
 
@@ -18,6 +19,9 @@ from gateway.generation import ABORT_SECONDS, Generation
 from gateway.limits.limiter import Limiter, Unlimited
 from gateway.prompt_answer import Query
 from persistence.recorder import Recorder
+
+if TYPE_CHECKING:
+    from gateway.tracing.generation_trace import GenerationTrace
 
 log = logging.getLogger("gateway.generation")
 
@@ -47,6 +51,8 @@ class Generations:
         self.commit_wait_seconds = commit_wait_seconds
         self.limiter: Limiter = limiter or Unlimited()
         self.admission: Admission = admission or AllAtOnce()
+        # Soon nobody is let in any more; and, later, nobody is.
+        self.leaving = False
         self.draining = False
         self._running: set[Generation] = set()
         self._none_running = asyncio.Event()
@@ -62,11 +68,12 @@ class Generations:
         receive: Receive,
         deadline_seconds: float | None = None,
         caller: Caller = ANONYMOUS,
+        trace: GenerationTrace | None = None,
     ) -> Generation:
         """A request's way through, as an async context manager. ``receive`` is the ASGI channel on
         which a client's leaving is noticed; the body must have been read from it. After
-        ``deadline_seconds`` it is ended."""
-        return Generation(self, queries, receive, deadline_seconds, caller)
+        ``deadline_seconds`` it is ended. ``trace`` is told of it."""
+        return Generation(self, queries, receive, deadline_seconds, caller, trace)
 
     def admit(self, generation: Generation) -> None:
         """Raises Unavailable."""
@@ -85,9 +92,16 @@ class Generations:
         if not self._running:
             self._none_running.set()
 
+    async def give_notice(self, seconds: float) -> None:
+        """Go on for so long, or until ``hurry``, with all that watch the gateway's health sent away."""
+        self.leaving = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
+
     async def drain(self, deadline_seconds: float) -> None:
         """Admit nothing more and wait for what runs; after the deadline, or ``hurry``, abort it."""
-        self.draining = True
+        self.leaving = self.draining = True
         none_running = asyncio.ensure_future(self._none_running.wait())
         hurried = asyncio.ensure_future(self._hurried.wait())
         loop = asyncio.get_running_loop()
@@ -109,5 +123,5 @@ class Generations:
                 await self._none_running.wait()
 
     def hurry(self) -> None:
-        """Let a running ``drain`` wait no longer for requests."""
+        """Let a running ``give_notice`` or ``drain`` wait no longer."""
         self._hurried.set()

@@ -252,6 +252,7 @@ class HttpProtocol(HttpToolsProtocol):
         head = (
             f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}\r\n{lines}connection: close\r\n"
         )
+        metrics.count_refused_head(refused.status)
         self.transport.write(head.encode("ascii") + b"\r\n" + content)
         self.transport.close()
         self._watch_reader()

@@ -39,6 +39,7 @@ from gateway.processes import EngineProcesses, adopt_orphans, end_descendants
 from gateway.progress import Step
 from gateway.prompt_templates import read_templates
 from gateway.settings import DEMO, Settings
+from gateway.tracing import tracing_of
 from persistence.backlog import Backlog
 from persistence.content_policy import ContentPolicy
 from persistence.database import Database
@@ -87,6 +88,7 @@ class Lifecycle:
         self.sessions = Sessions(self.database, settings.session_days, seconds, self._database_is_away)
         self.api_keys = ApiKeys(self.database, seconds, self._database_is_away)
         self.limiter = new_limiter(settings, self.database)
+        self.tracing = tracing_of(settings)
         self._engine: Ladder | None = None
         self._chat_format: ChatFormat | None = None
         self._prompt_templates: PromptTemplates | None = None
@@ -94,6 +96,7 @@ class Lifecycle:
         self._generations: Generations | None = None
         self._engine_processes = EngineProcesses()
         self._interrupted = asyncio.Event()
+        self._pulse = metrics.Pulse()
 
     @property
     def engine(self) -> Ladder:
@@ -154,7 +157,9 @@ class Lifecycle:
             overflow=self._engine.overflow,
         )
         metrics.watch_rows(self.recorder)
+        metrics.watch_limits(self.limiter)
         metrics.watch_engine(self._engine, main if isinstance(main, RebuiltEngine) else None)
+        self._pulse.start(settings.engine, self._engine.card.name)
 
     async def _start_database(self) -> None:
         where = "the given server" if self.settings.database_url else "embedded"
@@ -220,6 +225,11 @@ class Lifecycle:
         """Make a running ``start`` raise StartInterrupted soon."""
         self._interrupted.set()
 
+    async def give_notice(self) -> None:
+        """Say that the end is near, where it is asked for, before anyone is refused."""
+        if self._generations is not None and self.settings.drain_notice_seconds:
+            await self._generations.give_notice(self.settings.drain_notice_seconds)
+
     async def drain(self) -> None:
         """Admit nothing more; return when all running requests have ended or were ended."""
         if self._generations is not None:
@@ -231,10 +241,13 @@ class Lifecycle:
         async with contextlib.AsyncExitStack() as last_first:
             last_first.push_async_callback(asyncio.to_thread, end_descendants)
             last_first.push_async_callback(self.database.close)
+            last_first.push_async_callback(self._pulse.stop)
             last_first.callback(self.accounts.close)
             last_first.callback(self.api_keys.close)
             if self._engine is not None:
                 last_first.push_async_callback(self._engine.shutdown)
+            if self.tracing is not None:
+                last_first.push_async_callback(self.tracing.close)
             last_first.push_async_callback(self.recorder.stop, FLUSH_SECONDS)
             last_first.push_async_callback(self.limiter.stop)
             last_first.push_async_callback(self.housekeeping.stop)
@@ -244,7 +257,7 @@ class Lifecycle:
         """Whether requests may come now, and what is wrong: with a dead engine they may, as long as a
         fallback answers."""
         refusing, problems = [], await self.engine.problems()
-        if self.generations.draining:
+        if self.generations.leaving:
             refusing.append("The gateway is shutting down.")
         try:
             await self.engine.check()

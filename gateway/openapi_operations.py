@@ -289,6 +289,8 @@ _MODEL = {
     "object": "model",
     "created": 1767225600,
     "owned_by": "chatglm-gateway",
+    "root": "smollm2-135m-instruct",
+    "parent": None,
     "engine": "vllm",
     "max_model_len": 8192,
     "sampling_defaults": {"temperature": 0.2, "top_p": 0.9},
@@ -325,6 +327,15 @@ _READY_ANSWERS: Described = {
         {"status": "not ready", "problems": ["The engine's processes have ended."]},
     ),
 }
+_HEALTH_ANSWERS: Described = {
+    "200": {"description": "Requests may come; no body."},
+    "503": {"description": "They may not; no body."},
+}
+_COUNT = {"type": "integer", "minimum": 0}
+_LOAD_ANSWERS: Described = {
+    "200": json_answer("The load.", exact_object(server_load=_COUNT), {"server_load": 3}),
+}
+_GET_LOAD_ANSWERS: Described = {"200": json_answer("The load.", exact_object(load=_COUNT), {"load": 3})}
 _METRICS_ANSWERS: Described = {
     **_READING,
     "200": {
@@ -332,7 +343,7 @@ _METRICS_ANSWERS: Described = {
         "content": {
             "text/plain": {
                 "schema": {"type": "string"},
-                "example": 'gateway_requests_total{endpoint="/v1/completions"} 3.0\n',
+                "example": 'gateway_http_requests_total{method="GET",route="/metrics",status="200"} 3.0\n',
             }
         },
     },
@@ -364,6 +375,9 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     "/detokenize": _DETOKENIZE,
     "/health/live": {"responses": _LIVE_ANSWERS},
     "/health/ready": {"responses": _READY_ANSWERS},
+    "/health": {"responses": _HEALTH_ANSWERS},
+    "/load": {"responses": _LOAD_ANSWERS},
+    "/get_load": {"responses": _GET_LOAD_ANSWERS},
     "/metrics": {"responses": _METRICS_ANSWERS},
 }
 

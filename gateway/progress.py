@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from gateway import logs
+from gateway.service_manager import ServiceManager
 
 log = logging.getLogger("gateway.start")
 
@@ -45,6 +46,7 @@ class Step:
 
     async def __aenter__(self) -> Self:
         say(f"{self._doing} ...")
+        ServiceManager().tell(STATUS=self._doing)
         self._ticker = asyncio.create_task(self._tick())
         return self
 

@@ -10,7 +10,6 @@ from typing import Any
 from adapters.chat_format import Reader
 from adapters.guard import Guard
 from engine.base import GenerationRequest, Instead, ToolCall
-from gateway import metrics
 from gateway.choice import Choice
 from gateway.guarding import note_output
 from persistence.message_row import MessageRow
@@ -120,12 +119,6 @@ class PromptAnswer:
             cause = (error.__cause__ or error) if error is not None else "The engine ended the request."
             row.error = str(cause)
             log.error("request %s failed: %s", row.request_id, row.error)
-        metrics.REQUESTS.labels(row.endpoint, row.status).inc()
-        metrics.PROMPT_TOKENS.inc(row.prompt_tokens)
-        metrics.COMPLETION_TOKENS.inc(row.completion_tokens)
-        metrics.CACHED_TOKENS.inc(row.cached_tokens)
-        for instead in self.instead:
-            metrics.DEGRADED.labels(instead.by, instead.reason).inc()
 
 
 def names_of(instead: Sequence[Instead]) -> str:

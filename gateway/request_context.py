@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
+from gateway import metrics
 from gateway.error_shapes import response_to
 from gateway.errors import GatewayError
 from gateway.logs.current_request import logged_for
@@ -37,13 +38,13 @@ def request_id(client_id: str | None) -> str:
 class RequestContext:
     """Pure ASGI middleware.
 
-    Puts ``request_id`` into the request's state and on the answer as ``x-request-id``, beside
-    ``openai-version`` and ``openai-processing-ms``, the milliseconds from the request's arrival to the
-    answer's headers; adds ``security_headers``, or those that its state carries by that name; sets the cookie
-    that its state may carry as ``set_cookie``; logs one line for each request with what is told of it by its
-    state's ``caller``, ``generation``, ``trace_id`` and ``error``, the GatewayError that it was refused with;
-    turns what a route did not expect into a 500 in its dialect's shape, or ends the connection where the
-    answer had begun.
+    Puts ``request_id`` into the request's state, and the answer's ``status`` when that is known; puts the id
+    on the answer as ``x-request-id``, beside ``openai-version`` and ``openai-processing-ms``, the
+    milliseconds from the request's arrival to the answer's headers; adds ``security_headers``, or those that
+    its state carries by that name; sets the cookie that its state may carry as ``set_cookie``; logs one line
+    for each request with what is told of it by its state's ``caller``, ``generation``, ``trace_id`` and
+    ``error``, the GatewayError that it was refused with; turns what a route did not expect into a 500 in its
+    dialect's shape, or ends the connection where the answer had begun.
     """
 
     def __init__(
@@ -71,7 +72,8 @@ class RequestContext:
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = state["status"] = message["status"]
+                metrics.count_answer(scope, status)
                 milliseconds = int((time.perf_counter() - began) * 1000)
                 message["headers"] = [
                     *message.get("headers", ()),

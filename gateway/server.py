@@ -21,9 +21,10 @@ from gateway import metrics
 from gateway.app import create_app
 from gateway.connections import Connections
 from gateway.http_protocol import Bounds, HttpProtocol
-from gateway.lifecycle import Lifecycle, StartFailed, StartInterrupted
+from gateway.lifecycle import FLUSH_SECONDS, Lifecycle, StartFailed, StartInterrupted
 from gateway.logs import configure_logging, flush
 from gateway.progress import say
+from gateway.service_manager import ServiceManager
 from gateway.settings import Settings, mask_password
 from persistence import api_keys
 from persistence.database import DatabaseUnavailable
@@ -32,6 +33,9 @@ log = logging.getLogger("gateway.server")
 
 CLOSE_SECONDS = 5
 BACKLOG = 2048
+
+# What the end takes at most after the drain: connections, rows, engine and database.
+AFTER_DRAIN_SECONDS = CLOSE_SECONDS + FLUSH_SECONDS + 30
 
 # Files beside connections: the engine's and the database's, libraries, the journal.
 OTHER_FILES = 512
@@ -48,15 +52,16 @@ def run(settings: Settings) -> int:
         return 1
     try:
         with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve(settings, listener))
+            manager = ServiceManager()
+            return runner.run(manager.watched(serve(settings, listener, manager)))
     finally:
         flush()
 
 
-async def serve(settings: Settings, listener: socket.socket) -> int:
-    """Start the parts, serve on ``listener``, end the parts."""
+async def serve(settings: Settings, listener: socket.socket, manager: ServiceManager) -> int:
+    """Start the parts, serve on ``listener``, end the parts; ``manager`` is told."""
     lifecycle = Lifecycle(settings)
-    signals = Signals(lifecycle)
+    signals = Signals(lifecycle, manager)
     with signals.caught():
         try:
             say(f"chatglm-gateway {version('chatglm-gateway')}")
@@ -75,7 +80,8 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
                     backlog=BACKLOG,
                     timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]
                     timeout_graceful_shutdown=CLOSE_SECONDS,
-                )
+                ),
+                manager,
             )
             signals.server = server
             freeze_heap()
@@ -107,7 +113,7 @@ def protocol_of(settings: Settings) -> Callable[..., HttpProtocol]:
     if most < settings.max_connections:
         log.warning("max_connections is %d here: more open files are not allowed", most)
     connections = Connections(most, settings.max_connections_per_address)
-    metrics.CONNECTIONS.set_function(lambda: len(connections))
+    metrics.watch_connections(connections)
     return partial(HttpProtocol, bounds=bounds, open_connections=connections)
 
 
@@ -124,6 +130,15 @@ def room_for(connections: int) -> int:
 class Server(uvicorn.Server):
     """uvicorn's server without its signal handlers: ``Signals`` has them."""
 
+    def __init__(self, config: uvicorn.Config, manager: ServiceManager) -> None:
+        super().__init__(config)
+        self._manager = manager
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        self._manager.ready()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -132,8 +147,9 @@ class Server(uvicorn.Server):
 class Signals:
     """SIGTERM and SIGINT: the first one ends the gateway in order, a second one at once."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __init__(self, lifecycle: Lifecycle, manager: ServiceManager) -> None:
         self._lifecycle = lifecycle
+        self._manager = manager
         self.server: Server | None = None
         self._draining: asyncio.Task[None] | None = None
 
@@ -153,7 +169,10 @@ class Signals:
         if self.server is None:
             self._lifecycle.interrupt()
         elif self._draining is None:
-            log.info("shutting down: no new requests, running ones may finish")
+            log.info("shutting down: running requests may finish")
+            settings = self._lifecycle.settings
+            longest = settings.drain_notice_seconds + settings.drain_seconds + AFTER_DRAIN_SECONDS
+            self._manager.stopping(longest)
             self._draining = asyncio.create_task(self._drain_and_exit(self.server))
         else:
             log.warning("shutting down at once")
@@ -161,6 +180,7 @@ class Signals:
 
     async def _drain_and_exit(self, server: Server) -> None:
         # The socket stays open meanwhile: readiness can say what happens, and new requests get a 503.
+        await self._lifecycle.give_notice()
         await self._lifecycle.drain()
         server.should_exit = True
 

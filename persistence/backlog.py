@@ -32,7 +32,7 @@ class Backlog:
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._journal = Journal(folder)
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._opened = False
         self._oldest: float | None = None
@@ -56,7 +56,7 @@ class Backlog:
     @property
     def full(self) -> bool:
         """Whether no new request should be begun."""
-        return self.bytes >= self._most_bytes
+        return self.bytes >= self.most_bytes
 
     @property
     def age_seconds(self) -> float:

@@ -9,13 +9,10 @@ from pathlib import Path
 from weakref import WeakSet
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from persistence import schema
 from persistence.embedded import DataDirInUse, EmbeddedPostgres
 from persistence.exact_text import json_from_column, json_to_column
 
@@ -29,10 +26,6 @@ MIGRATION_LOCK = 7_201_932_845
 
 class DatabaseUnavailable(Exception):
     """PostgreSQL can't be reached, or refuses us."""
-
-
-class SchemaMismatch(Exception):
-    """The schema is not the one this program works with."""
 
 
 class Database:
@@ -105,11 +98,17 @@ class Database:
         except Exception as error:
             raise DatabaseUnavailable(f"PostgreSQL: {first_line(error)}") from error
 
-    async def migrate(self) -> None:
-        """Bring the schema to this program's revision; waits for another gateway that is at it."""
+    async def migrate(self, to: str | None = None) -> None:
+        """Bring the schema to this program's revision, or to the one that is named; waits for another gateway
+        that is at it. Raises SchemaMismatch."""
         async with self.engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-            await connection.run_sync(_upgrade)
+            await connection.run_sync(schema.migrate, to)
+
+    async def given_up(self, to: str) -> list[str]:
+        """What ``migrate`` would give up on the way back to the revision ``to``, in words."""
+        async with self.engine.connect() as connection:
+            return await connection.run_sync(schema.given_up, to)
 
     async def check_schema(self) -> None:
         """Migrate the embedded server; raise SchemaMismatch for an external one that needs it."""
@@ -117,13 +116,7 @@ class Database:
             await self.migrate()
             return
         async with self.engine.connect() as connection:
-            found = await connection.run_sync(_current_revision)
-        wanted = current_head()
-        if found != wanted:
-            raise SchemaMismatch(
-                f"The database's schema is at revision {found or 'none'}, this program needs {wanted}: "
-                "run 'chatglm-gateway migrate' with the same DATABASE_URL first."
-            )
+            await connection.run_sync(schema.check)
 
     async def close(self) -> None:
         """Close the pool, stop the embedded server. Safe to call twice."""
@@ -158,28 +151,3 @@ def _connector(url: str) -> Callable[[], Awaitable[asyncpg.Connection]]:
         )
 
     return connect
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config
-
-
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
-
-
-def current_head() -> str | None:
-    """The schema's revision that this program works with."""
-    return _scripts().get_current_head()
-
-
-def _current_revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def _upgrade(connection: Connection) -> None:
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")

@@ -6,7 +6,7 @@ message come one after the other, and the last one's score stands there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -30,8 +30,8 @@ TRIES = 5
 # conversation that was deleted nothing can be said.
 GIVE = f"""
 WITH target AS (
-    SELECT id FROM message WHERE id = $1 AND ($7::uuid IS NULL OR user_id = $7)
-        AND NOT meta_data ? '{DELETED}' FOR NO KEY UPDATE
+    SELECT id, meta_data ->> 'trace_id' AS trace_id, meta_data ->> 'span_id' AS span_id FROM message
+    WHERE id = $1 AND ($7::uuid IS NULL OR user_id = $7) AND NOT meta_data ? '{DELETED}' FOR NO KEY UPDATE
 ), given AS (
     INSERT INTO feedback (message_id, id, user_id, score, reason, correction, create_time)
     SELECT target.id, $2, $3, $4, $5, $6, clock_timestamp() FROM target
@@ -45,7 +45,8 @@ WITH target AS (
 SELECT EXISTS (SELECT FROM target) AS known,
     (SELECT count(*) FROM feedback WHERE message_id = $1) AS earlier_ones,
     coalesce((SELECT create_time FROM given), earlier.create_time) AS create_time,
-    earlier.score, earlier.reason, earlier.correction
+    earlier.score, earlier.reason, earlier.correction,
+    (SELECT trace_id FROM target) AS trace_id, (SELECT span_id FROM target) AS span_id
 FROM (SELECT) AS once LEFT JOIN feedback AS earlier ON earlier.message_id = $1 AND earlier.id = $2
 """
 
@@ -70,7 +71,10 @@ class TooManyFeedbacks(FeedbackRefused):
 class Feedback:
     """What is said of a message: ``score`` is 0 to 100, or -1, which takes back what was said before;
     ``correction`` is the answer as it should have been. ``id`` is the message's own: the same one again is
-    the same feedback."""
+    the same feedback.
+
+    Of what was stored ``is_new`` says that it was not given before; ``span`` is then what made the answer, in
+    hexadecimal: the trace's id and the span's, where the message's row has them."""
 
     message_id: UUID
     id: str
@@ -79,6 +83,8 @@ class Feedback:
     correction: str | None = None
     user_id: UUID | None = None
     create_time: datetime | None = None
+    span: tuple[str, str] | None = field(default=None, compare=False)
+    is_new: bool = field(default=False, compare=False)
 
 
 async def give(
@@ -136,7 +142,9 @@ async def _give(
         if row["score"] is not None:
             return _given_before(row, feedback)
         if row["create_time"] is not None:
-            return replace(feedback, create_time=row["create_time"])
+            ids = (row["trace_id"], row["span_id"])
+            span = None if None in ids else ids
+            return replace(feedback, create_time=row["create_time"], span=span, is_new=True)
         if row["earlier_ones"] >= MOST_PER_MESSAGE:
             return TooManyFeedbacks()
         # Another one with this id was not committed yet when this one looked.

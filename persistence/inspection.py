@@ -11,7 +11,8 @@ from pathlib import Path
 
 import asyncpg
 
-from persistence.database import DatabaseUnavailable, current_head, first_line
+from persistence import schema
+from persistence.database import DatabaseUnavailable, first_line
 
 _FACTS = """
 SELECT current_setting('server_version_num')::int AS version,
@@ -61,7 +62,7 @@ class Server:
     read_only: bool
     ssl: bool
     revision: str | None
-    wanted: str | None
+    wanted: str
     may_create: bool
     may_write: bool
     owns_tables: bool
@@ -109,7 +110,7 @@ async def _inspected(connection: asyncpg.Connection) -> Server:
         read_only=facts["read_only"],
         ssl=facts["ssl"],
         revision=revision,
-        wanted=current_head(),
+        wanted=schema.newest(),
         may_create=facts["may_create"],
         may_write=rights["may_write"],
         owns_tables=rights["owns"],

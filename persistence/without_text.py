@@ -114,6 +114,7 @@ TEXTLESS: dict[str, Form] = {
     # The client's own names for who asked, what for, and after what.
     "user": _whole,
     "safety_identifier": _whole,
+    "session_id": _whole,
     "metadata": _whole,
     "prompt_name": _whole,
 }

@@ -284,6 +284,8 @@ class Model(TypedDict):
     object: Literal["model"]
     created: Created
     owned_by: str
+    root: Annotated[str, Field(description="The model itself, as it is no adapter. (vLLM)")]
+    parent: Annotated[None, Field(description="What it is an adapter of. (vLLM)")]
     engine: str
     max_model_len: Annotated[Count, Field(description="The context in tokens, prompt and answer together.")]
     sampling_defaults: Annotated[

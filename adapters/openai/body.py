@@ -39,9 +39,12 @@ SAMPLING_FIELDS = set(SamplingFields.model_fields) | {
 }
 
 # Who asked, what for, and after what, as the client says it.
-LABEL_FIELDS = {"user", "safety_identifier", "metadata", "prompt_name"}
+LABEL_FIELDS = {"user", "safety_identifier", "session_id", "metadata", "prompt_name"}
 
 Label = Annotated[str, StringConstraints(max_length=512)]
+
+# As it may stand in a header.
+SESSION_ID = r"[!-~]{1,256}"
 
 
 class StreamOptions(BaseModel):
@@ -64,6 +67,10 @@ class Body(SamplingFields, ChatchatFields):
     stream: bool | None = openai("Answer as server-sent events. Default: false.")
     stream_options: StreamOptions | None = openai("Only with stream=true.")
     user: Label | None = openai("Your name for the end user, for the row; at most 512 characters.")
+    session_id: Annotated[str, StringConstraints(pattern=rf"^{SESSION_ID}$")] | None = vllm(
+        "Your name for what related requests belong to, for routers and the row, before the header "
+        "x-session-id; at most 256 characters of ASCII without blanks."
+    )
     echo: bool | None = vllm(
         "Repeat the last message before the answer, where it is an assistant's. Default: false."
     )

@@ -58,7 +58,6 @@ IGNORED: Mapping[str, str] = {
     "prompt_cache_retention": "the cache is the engine's own",
     "reasoning_effort": "the model does not reason apart from its answer",
     "request_id": "send the header x-request-id",
-    "session_id": "for a router in front",
     "stream_interval": "an operator's choice: engine_args",
     "truncation_side": "a prompt is never cut",
     "verbosity": "the model has no such setting: say it in a message",

@@ -120,8 +120,9 @@ def check_schema(server: Server, *, embedded: bool) -> Iterator[Finding]:
         told = f"the schema is at revision {server.revision or 'none'}, this program needs {server.wanted}"
         if embedded:
             yield ok(f"{told}: it is brought there at the next start")
-        elif server.revision is not None and server.wanted is not None and server.revision > server.wanted:
-            yield problem(told, "run the newer gateway that made it, or restore the backup from before")
+        elif server.revision is not None and server.revision > server.wanted:
+            back = f"'chatglm-gateway migrate --to {server.wanted}'"
+            yield problem(told, f"run the newer gateway that made it, or go back with that one: {back}")
         else:
             yield problem(told, "run 'chatglm-gateway migrate' with the same DATABASE_URL")
             if not server.may_create:

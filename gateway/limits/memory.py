@@ -78,6 +78,8 @@ class MemoryLimiter:
 
     # How much later than here the minute ends elsewhere, in nanoseconds.
     slack = 0
+    # Whether shared limits can't be looked up.
+    away = False
 
     def __init__(
         self,
@@ -90,6 +92,11 @@ class MemoryLimiter:
         self._answer_tokens = answer_tokens
         self._clock = clock or Clock()
         self._day_use = day_use
+
+    @property
+    def leases(self) -> int:
+        """Of how many accounts it holds a part of what is shared."""
+        return 0
 
     async def start(self) -> None:
         """Go on with the day where it was. Raises DatabaseUnavailable."""

@@ -105,6 +105,11 @@ class SharedLimiter(MemoryLimiter):
         self._task: asyncio.Task[None] | None = None
         self.away = False
 
+    @property
+    def leases(self) -> int:
+        """As MemoryLimiter has it."""
+        return len(self._leases)
+
     async def start(self) -> None:
         """Begin to tell PostgreSQL what is given back."""
         self._task = asyncio.create_task(self._run(), name="shared limits")

@@ -15,6 +15,8 @@ from gateway.errors import GatewayError
 from gateway.feedback import give
 from gateway.lifecycle import lifecycle_of
 from gateway.routes.body import read
+from gateway.tracing import trace_of
+from persistence.feedback import Feedback
 
 router = APIRouter()
 
@@ -25,7 +27,7 @@ async def chat_feedback(request: Request) -> dict[str, Any]:
     lifecycle, caller = lifecycle_of(request), await caller_of(request, Scope.FEEDBACK)
     body = await read(request, ChatFeedback, lifecycle.settings.max_body_bytes)
     try:
-        await give(lifecycle, caller, body.message_id, body.score, body.reason)
+        note(request, await give(lifecycle, caller, body.message_id, body.score, body.reason))
     except GatewayError as error:
         request.state.error = error
         return base_response(msg=error.message, code=error.status)
@@ -41,7 +43,15 @@ async def v1_feedback(request: Request) -> dict[str, Any]:
     given = await give(
         lifecycle, caller, body.message, body.points, body.reason or "", body.correction, body.id
     )
+    note(request, given)
     assert given.create_time is not None
     return feedback_object(
         given.id, given.message_id.hex, given.score, given.reason, given.correction, given.create_time
     )
+
+
+def note(request: Request, given: Feedback) -> None:
+    """Tell the trace of the answer, while tracing is on; once for each feedback."""
+    trace = trace_of(request)
+    if trace is not None and given.is_new:
+        trace.rated(given)

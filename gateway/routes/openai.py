@@ -115,12 +115,16 @@ def with_ignored(response: Response, body: Body, lifecycle: Lifecycle) -> Respon
 
 
 def model_object(card: ModelCard) -> dict[str, Any]:
-    """OpenAI's model object, and what a client should know beside it."""
+    """OpenAI's model object, and what a client should know beside it. ``root`` and ``parent`` are what
+    routers and vLLM's benchmark read to tell a model from its adapters; vLLM's root is a path, which is
+    nobody's business."""
     return {
         "id": card.name,
         "object": "model",
         "created": card.created,
         "owned_by": "chatglm-gateway",
+        "root": card.name,
+        "parent": None,
         "engine": card.engine,
         "max_model_len": card.max_model_len,
         "sampling_defaults": dict(card.sampling_defaults),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from gateway import metrics
 from gateway.access.address import is_local
 from gateway.access.caller import Scope
 from gateway.access.identification import caller_of
@@ -43,11 +43,30 @@ async def ready(request: Request, response: Response) -> dict[str, object]:
     return {"status": status, "problems": problems}
 
 
+@router.get("/health", summary="May requests come? (for routers)", response_class=Response)
+async def health(request: Request) -> Response:
+    """As vLLM's own: a status and no body, 200 or 503, whatever `/health/ready` says."""
+    return Response(status_code=200 if (await lifecycle_of(request).health()).ready else 503)
+
+
+@router.get("/load", summary="How many requests run? (for routers)")
+async def load(request: Request) -> dict[str, int]:
+    """As vLLM's own: requests that were let in and have not ended, those in the queue among them."""
+    return {"server_load": len(lifecycle_of(request).generations)}
+
+
+@router.get("/get_load", summary="How many requests run? (for vllm-router)")
+async def get_load(request: Request) -> dict[str, int]:
+    """The same under the name that vllm-router's policy power_of_two asks for, which vLLM does not serve:
+    github.com/vllm-project/router/issues/174."""
+    return {"load": len(lifecycle_of(request).generations)}
+
+
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(request: Request) -> Response:
-    """The gateway's own under `gateway_`, and vLLM's under `vllm:`."""
+async def prometheus_metrics(request: Request) -> Response:
+    """The gateway's own under `gateway_`, and vLLM's under `vllm:`; of several processes their sums."""
     await check_reader(request, public=lifecycle_of(request).settings.metrics_public)
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
 
 @router.get("/openapi.json", include_in_schema=False)

@@ -117,7 +117,7 @@ def describe(settings: Settings, given: Mapping[str, Any]) -> Iterator[Described
             name=name,
             value=_shown(name, getattr(settings, name)),
             default=_shown(name, field.get_default(call_default_factory=True)),
-            source=_source(name, given),
+            source=_source_of_all(name, settings, given),
             variables=variables_of(name),
             description=field.description or "",
         )
@@ -129,6 +129,13 @@ def variables_of(name: str) -> list[str]:
     if isinstance(alias, AliasChoices):
         return [choice for choice in alias.choices if isinstance(choice, str) and choice.isupper()]
     return [PREFIX + name.upper()]
+
+
+def _source_of_all(name: str, settings: Settings, given: Mapping[str, Any]) -> str:
+    source = _source(name, given)
+    if (name, source) == ("database_url", "default") and settings.database_url is not None:
+        return "database_url_file"
+    return source
 
 
 def _source(name: str, given: Mapping[str, Any]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from gateway.settings.fields import Section, also
+from gateway.text_file import text_of
 
 
 class Rows(Section):
@@ -17,6 +19,12 @@ class Rows(Section):
         None,
         validation_alias=also("database_url", "DATABASE_URL"),
         description="postgresql://… with libpq's options; default: an embedded PostgreSQL.",
+    )
+    database_url_file: Path | None = Field(
+        None,
+        validation_alias=also("database_url_file", "DATABASE_URL_FILE"),
+        description="File that database_url stands in, as a secret that is mounted; database_url itself "
+        "wins.",
     )
     durability: Literal["commit", "async", "strict"] = Field(
         "commit",
@@ -66,8 +74,38 @@ class Rows(Section):
     @field_validator("database_url")
     @classmethod
     def _postgresql(cls, value: str | None) -> str | None:
-        if not value:
+        return checked_url(value) if value else None
+
+    @field_validator("database_url_file")
+    @classmethod
+    def _holds_a_url(cls, value: Path | None) -> Path | None:
+        if value is None:
             return None
-        if urlsplit(value).scheme not in ("postgresql", "postgres"):
-            raise ValueError("must be a postgresql:// URL")
-        return value
+        path = value.expanduser().absolute()
+        url_in(path)
+        return path
+
+    @model_validator(mode="after")
+    def _url_from_its_file(self) -> Self:
+        if self.database_url is None and self.database_url_file is not None:
+            self.database_url = url_in(self.database_url_file)
+        return self
+
+
+def url_in(path: Path) -> str:
+    """The URL of PostgreSQL that a file holds. Raises ValueError, which tells nothing of what is in it."""
+    try:
+        return checked_url(text_of(path).strip())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def checked_url(url: str) -> str:
+    """Raises ValueError, which tells nothing of ``url``: it may hold a password."""
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if scheme not in ("postgresql", "postgres"):
+        raise ValueError("must be a postgresql:// URL")
+    return url

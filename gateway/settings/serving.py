@@ -84,6 +84,13 @@ class Serving(Section):
         allow_inf_nan=False,
         description="A stream that waits sends a comment line so often, in seconds; 0: never.",
     )
+    drain_notice_seconds: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long new requests are still taken after SIGTERM, in seconds, while /health and "
+        "/health/ready say no: for balancers that ask these; before drain_seconds.",
+    )
     drain_seconds: float = Field(
         30.0, ge=0, description="How long running requests may go on after SIGTERM, in seconds."
     )

@@ -63,7 +63,8 @@ def demo() -> Iterator[Gateway]:
     """A gateway with the demo model on the real engine."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
-    with running(DEMO_DATA) as gateway:
+    # So long the real engine goes on with a database that hangs.
+    with running(DEMO_DATA, GATEWAY_DATABASE_TIMEOUT_SECONDS="5") as gateway:
         yield gateway
 
 

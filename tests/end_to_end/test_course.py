@@ -108,7 +108,7 @@ def test_a_web_page_of_somebody_else_can_not_ask(client: httpx.Client) -> None:
 def talked() -> Iterator[Gateway]:
     """A gateway with 30 messages."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-"))
-    environment = {"GATEWAY_DURABILITY": "async", "GATEWAY_DATABASE_TIMEOUT_SECONDS": "1"}
+    environment = {"GATEWAY_DURABILITY": "async", "GATEWAY_DATABASE_TIMEOUT_SECONDS": "3"}
     with running(folder, "--engine", "simulated", **environment) as gateway:
         with httpx.Client(base_url=gateway.base_url, timeout=60) as client:
             for number in range(30):

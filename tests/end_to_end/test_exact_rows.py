@@ -19,7 +19,13 @@ from tests.end_to_end.served import Gateway, running
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 TEXT = "中b😀d"
-SECONDS = 30.0
+# A minute of it: whoever leaves has been noticed before its end.
+LONG = TEXT * 15
+SECONDS = 60.0
+# When those leave who wait for a whole answer, and when deadlines pass: long after the first token, also on a
+# machine that stalls.
+CUT_SECONDS = 4.0
+DEADLINE = str(CUT_SECONDS)
 
 # A request that a client makes by the name of an id; gives the text that was sent of each choice.
 Ask = Callable[[httpx.AsyncClient, str], Awaitable[dict[int, str]]]
@@ -27,7 +33,7 @@ Ask = Callable[[httpx.AsyncClient, str], Awaitable[dict[int, str]]]
 
 @pytest.fixture(scope="module")
 def slow() -> Iterator[Gateway]:
-    """One token in a second: whoever leaves is noticed long before the next one."""
+    """One token in a second."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-"))
     with running(folder, "--engine", "simulated", "--simulated-tokens-per-second", "1") as gateway:
         yield gateway
@@ -183,58 +189,70 @@ def one(rows: list[dict[str, Any]]) -> tuple[str, str, int]:
     return row["status"], row["response"], row["completion_tokens"]
 
 
+def check_cut(rows: list[dict[str, Any]], status: str, text: str, least: int = 1) -> None:
+    """Each choice has ``least`` tokens of ``text`` or more, not all of them, and none without its text. How
+    many there were is for the engine to say: see ``counters``."""
+    (row,) = rows
+    assert row["status"] == status
+    for choice in choices_of(row):
+        assert choice["response"] == text[: choice["completion_tokens"]]
+        assert least <= choice["completion_tokens"] < len(text)
+        assert choice["finish_reason"] == status
+
+
 def test_a_cancel_after_any_chunk_leaves_what_was_generated(slow: Gateway) -> None:
-    n = len(TEXT)
-    asks = {f"left-{k}": (streamed(chat(), leave_after=k), 1) for k in range(n)}
-    rows = rows_of(slow, asks | {"whole": (streamed(chat()), 1), "left-whole": (whole(chat(), 1.5), 1)})
-    # Nothing leaves before the first token is there.
-    assert one(rows["left-0"]) == ("cancelled", TEXT[:1], 1)
-    for k in range(1, n):
-        assert one(rows[f"left-{k}"]) == ("cancelled", TEXT[:k], k)
-    assert one(rows["whole"]) == ("completed", TEXT, n)
-    assert one(rows["left-whole"]) == ("cancelled", TEXT[:2], 2)
+    asks = {f"left-{k}": (streamed(chat(LONG), leave_after=k), 1) for k in range(len(TEXT))}
+    asks |= {"whole": (streamed(chat()), 1), "left-whole": (whole(chat(LONG), CUT_SECONDS), 1)}
+    rows = rows_of(slow, asks)
+    for k in range(len(TEXT)):
+        # Nothing leaves before the first token is there.
+        check_cut(rows[f"left-{k}"], "cancelled", LONG, max(k, 1))
+    assert one(rows["whole"]) == ("completed", TEXT, len(TEXT))
+    check_cut(rows["left-whole"], "cancelled", LONG)
     assert counters(slow, "simulated") == summed(slow.rows())
 
 
 def test_a_deadline_leaves_what_was_generated(slow: Gateway) -> None:
+    asked = chat(LONG)
     rows = rows_of(
-        slow, {"stream": (streamed(chat(), timeout="1.5"), 1), "whole": (whole(chat(), timeout="1.5"), 1)}
+        slow, {"stream": (streamed(asked, timeout=DEADLINE), 1), "whole": (whole(asked, timeout=DEADLINE), 1)}
     )
-    assert one(rows["stream"]) == one(rows["whole"]) == ("timeout", TEXT[:2], 2)
+    check_cut(rows["stream"], "timeout", LONG)
+    check_cut(rows["whole"], "timeout", LONG)
     assert counters(slow, "simulated") == summed(slow.rows())
 
 
 def test_choices_and_prompts_that_end_early_count_each(slow: Gateway) -> None:
-    three, prompts = chat(n=3, temperature=1), completion("ab", "cdef", n=2)
+    three, other = chat(LONG, n=3, temperature=1), LONG[1:]
     rows = rows_of(
         slow,
         {
             "left": (streamed(three, leave_after=3), 1),
-            "left-whole": (whole(three, 1.5), 1),
-            "timeout": (streamed(three, timeout="1.5"), 1),
-            "timeout-whole": (whole(three, timeout="1.5"), 1),
-            "whole": (whole(three), 1),
-            "prompts": (whole(prompts), 2),
-            "prompts-left": (streamed(prompts, leave_after=4), 2),
-            "prompts-timeout": (whole(prompts, timeout="1.5"), 2),
+            "left-whole": (whole(three, CUT_SECONDS), 1),
+            "timeout": (streamed(three, timeout=DEADLINE), 1),
+            "timeout-whole": (whole(three, timeout=DEADLINE), 1),
+            "whole": (whole(chat(n=3, temperature=1)), 1),
+            "prompts": (whole(completion("ab", "cdef", n=2)), 2),
+            "prompts-left": (streamed(completion(LONG, other, n=2), leave_after=4), 2),
+            "prompts-timeout": (whole(completion("ab", LONG, n=2), timeout=DEADLINE), 2),
         },
     )
-    for name, tokens in (("left", 1), ("left-whole", 2), ("timeout", 2), ("timeout-whole", 2), ("whole", 4)):
+    for name in ("left", "left-whole", "timeout", "timeout-whole"):
         (row,) = rows[name]
-        status = {"left": "cancelled", "time": "timeout", "whol": "completed"}[name[:4]]
-        assert (row["status"], row["completion_tokens"]) == (status, 3 * tokens)
-        assert [choice["response"] for choice in row["details"]["choices"]] == [TEXT[:tokens]] * 3
-        assert [choice["finish_reason"] for choice in row["meta_data"]["choices"]] == (
-            ["stop" if status == "completed" else status] * 3
-        )
-    expected = {
-        "prompts": [("completed", "ab", 4), ("completed", "cdef", 8)],
-        "prompts-left": [("cancelled", "a", 2), ("cancelled", "c", 2)],
-        # The first prompt's choices had come to their end.
-        "prompts-timeout": [("completed", "ab", 4), ("timeout", "cd", 4)],
-    }
-    for name, outcomes in expected.items():
-        assert [one([row]) for row in rows[name]] == outcomes
+        check_cut([row], "cancelled" if name.startswith("left") else "timeout", LONG)
+        assert len(choices_of(row)) == 3
+    (row,) = rows["whole"]
+    assert (row["status"], row["completion_tokens"]) == ("completed", 3 * len(TEXT))
+    assert [(choice["response"], choice["finish_reason"]) for choice in choices_of(row)] == [
+        (TEXT, "stop")
+    ] * 3
+    assert [one([row]) for row in rows["prompts"]] == [("completed", "ab", 4), ("completed", "cdef", 8)]
+    for row, text in zip(rows["prompts-left"], (LONG, other), strict=True):
+        check_cut([row], "cancelled", text)
+    ended, cut = rows["prompts-timeout"]
+    # The first prompt's choices had come to their end.
+    assert one([ended]) == ("completed", "ab", 4)
+    check_cut([cut], "timeout", LONG)
     assert counters(slow, "simulated") == summed(slow.rows())
 
 
@@ -245,10 +263,10 @@ def test_what_ends_before_the_first_token_has_none(silent: Gateway) -> None:
         path, body = asked
         stream = path, body | {"stream": True}
         asks |= {
-            f"left-{kind}": (whole(asked, 0.3), count),
-            f"left-stream-{kind}": (whole(stream, 0.3), count),
-            f"timeout-{kind}": (whole(asked, timeout="0.3"), count),
-            f"timeout-stream-{kind}": (whole(stream, timeout="0.3"), count),
+            f"left-{kind}": (whole(asked, CUT_SECONDS), count),
+            f"left-stream-{kind}": (whole(stream, CUT_SECONDS), count),
+            f"timeout-{kind}": (whole(asked, timeout=DEADLINE), count),
+            f"timeout-stream-{kind}": (whole(stream, timeout=DEADLINE), count),
         }
     for name, rows in rows_of(silent, asks).items():
         for row in rows:
@@ -277,14 +295,14 @@ def test_on_the_real_engine_too(demo: Gateway) -> None:
         f"left-{k}": (streamed(long, leave_after=k), 1) for k in (0, 1, 5, 20)
     }
     asks |= {
-        "left-whole": (whole(long, 1.0), 1),
+        "left-whole": (whole(long, CUT_SECONDS), 1),
         "left-three": (streamed(three, leave_after=9), 1),
-        "left-three-whole": (whole(three, 1.0), 1),
+        "left-three-whole": (whole(three, CUT_SECONDS), 1),
         "left-prompts": (streamed(prompts, leave_after=9), 2),
-        "timeout": (streamed(long, timeout="4"), 1),
-        "timeout-whole": (whole(long, timeout="4"), 1),
-        "timeout-three": (streamed(three, timeout="4"), 1),
-        "timeout-prompts": (whole(prompts, timeout="4"), 2),
+        "timeout": (streamed(long, timeout="8"), 1),
+        "timeout-whole": (whole(long, timeout="8"), 1),
+        "timeout-three": (streamed(three, timeout="8"), 1),
+        "timeout-prompts": (whole(prompts, timeout="8"), 2),
         "length": (whole(chat("Hello", max_tokens=5)), 1),
         "length-three": (streamed(chat("Hello", n=3, temperature=1, max_tokens=5)), 1),
     }

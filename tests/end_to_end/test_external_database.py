@@ -28,9 +28,10 @@ def database_url() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def migrate(database_url: str) -> subprocess.CompletedProcess[str]:
+def migrate(database_url: str, *options: str, says: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "gateway.cli", "migrate"],
+        [sys.executable, "-m", "gateway.cli", "migrate", *options],
+        input=says,
         capture_output=True,
         text=True,
         env=clean_environment() | {"DATABASE_URL": database_url},
@@ -46,6 +47,14 @@ def test_serving_refuses_an_old_schema_until_it_is_migrated(data_dir: Path, data
     for _ in range(2):
         migrated = migrate(database_url)
         assert (migrated.returncode, migrated.stdout) == (0, "The schema is up to date.\n"), migrated.stderr
+
+    # Whoever goes back is asked, and told what goes.
+    refused_back = migrate(database_url, "--to", "0004", says="n\n")
+    assert refused_back.returncode == 1
+    assert "0005: How much of their limits" in refused_back.stdout
+    back = migrate(database_url, "--to", "0004", "--yes")
+    assert (back.returncode, back.stdout.splitlines()[-1]) == (0, "The schema is at revision 0004.")
+    assert migrate(database_url).returncode == 0
 
     with running(data_dir, "--engine", "simulated", DATABASE_URL=database_url) as gateway:
         body = {"messages": [{"role": "user", "content": "kept"}]}
@@ -76,7 +85,7 @@ def test_the_urls_tls_options_are_honoured(data_dir: Path, mode: str, asks: bool
         url = f"postgresql://me@127.0.0.1:{listener.getsockname()[1]}/rows?sslmode={mode}"
         refused = launch(data_dir, "--engine", "simulated", DATABASE_URL=url)
         assert refused.wait() == 1
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     assert "The gateway can't start: PostgreSQL:" in refused.output
     assert (packets[0] == SSL_REQUEST) is asks
     if asks:

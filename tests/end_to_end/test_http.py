@@ -33,16 +33,24 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Gateway]:
-    """A gateway with small bounds, open to one page."""
+    """A gateway for small bodies, open to one page."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-"))
     with running(
         folder,
         "--engine",
         "simulated",
-        GATEWAY_BODY_TIMEOUT_SECONDS=str(BODY_SECONDS),
         GATEWAY_MAX_BODY_BYTES=str(MOST_BYTES),
         GATEWAY_CORS_ORIGINS=PAGE,
     ) as gateway:
+        yield gateway
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def hurried() -> Iterator[Gateway]:
+    """A gateway that does not wait long for a body."""
+    folder = Path(tempfile.mkdtemp(prefix="gateway-"))
+    with running(folder, "--engine", "simulated", GATEWAY_BODY_TIMEOUT_SECONDS=str(BODY_SECONDS)) as gateway:
         yield gateway
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -144,23 +152,23 @@ def test_what_is_not_json_is_told_what_to_send(
 @pytest.mark.parametrize(
     "begun", [CHUNKED, CHUNKED + b"2\r\n{}\r\n", HEAD + b'Content-Length: 100\r\n\r\n{"messages":']
 )
-def test_a_body_that_stalls_is_a_408(strict: Gateway, begun: bytes) -> None:
-    with connected(strict) as connection:
+def test_a_body_that_stalls_is_a_408(hurried: Gateway, begun: bytes) -> None:
+    with connected(hurried) as connection:
         began = time.monotonic()
         connection.sendall(begun)
         status, headers, body = read_to_end(connection)
     check_refusal(status, headers, body, 408, "request_timeout")
     assert f"{BODY_SECONDS:g} seconds" in json.loads(body)["error"]["message"]
-    assert BODY_SECONDS <= time.monotonic() - began < 20
+    assert BODY_SECONDS <= time.monotonic() - began < 60
 
 
-def test_a_slow_drip_is_a_408_too(strict: Gateway) -> None:
-    with connected(strict) as connection:
+def test_a_slow_drip_is_a_408_too(hurried: Gateway) -> None:
+    with connected(hurried) as connection:
         connection.sendall(CHUNKED)
         connection.settimeout(0.05)
         began = time.monotonic()
         received = b""
-        while not received and time.monotonic() - began < 20:
+        while not received and time.monotonic() - began < 60:
             connection.sendall(b"1\r\n \r\n")
             try:
                 received = connection.recv(65536)
@@ -177,7 +185,7 @@ def test_an_endless_upload_is_refused_and_the_connection_ends(strict: Gateway) -
         began = time.monotonic()
         # Until the gateway has closed its side.
         with pytest.raises(ConnectionError):
-            while time.monotonic() - began < 20:
+            while time.monotonic() - began < 60:
                 connection.sendall(chunk)
                 sent += len(chunk)
     assert sent > MOST_BYTES

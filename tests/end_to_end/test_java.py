@@ -79,6 +79,7 @@ def test_a_refusal_is_a_failure_with_its_reason(simulated: Gateway) -> None:
 
 def test_a_failure_on_the_way_is_the_last_event(slow: Gateway) -> None:
     """Comments come between."""
-    calls, events = heard(slow, "/v1/chat/completions", ASKED, "x-request-timeout", "0.45")
+    long = ASKED | {"messages": [{"role": "user", "content": "x" * 400}]}
+    calls, events = heard(slow, "/v1/chat/completions", long, "x-request-timeout", "2")
     assert calls[1:] == ["closed"]
     assert json.loads(events[-1])["error"]["code"] == "timeout"

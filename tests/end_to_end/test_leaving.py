@@ -52,11 +52,11 @@ def test_leaving_a_stream_keeps_the_text_so_far(slow: Gateway) -> None:
     assert TEXT.startswith(response)
     assert row["completion_tokens"] == len(response) < len(TEXT)
     # Well before the 50 s that the whole answer takes.
-    assert float(str(row["duration_ms"])) < 10_000
+    assert float(str(row["duration_ms"])) < 40_000
 
 
 def test_leaving_a_whole_answer_keeps_the_text_so_far(slow: Gateway) -> None:
-    with httpx.Client(base_url=slow.base_url, timeout=0.5) as client, pytest.raises(httpx.ReadTimeout):
+    with httpx.Client(base_url=slow.base_url, timeout=2) as client, pytest.raises(httpx.ReadTimeout):
         client.post("/v1/chat/completions", json=asked(), headers={"x-request-id": "leaves-whole"})
     row = cancelled_row(slow, "leaves-whole")
     assert row["status"] == "cancelled"
@@ -66,7 +66,7 @@ def test_leaving_a_whole_answer_keeps_the_text_so_far(slow: Gateway) -> None:
 
 def test_leaving_before_the_first_token(simulated: Gateway, data_dir: Path) -> None:
     with running(data_dir, "--engine", "simulated", "--simulated-ttft-ms", "60000") as gateway:
-        with httpx.Client(base_url=gateway.base_url, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
+        with httpx.Client(base_url=gateway.base_url, timeout=2) as client, pytest.raises(httpx.ReadTimeout):
             client.post(
                 "/v1/chat/completions", json=asked(stream=True), headers={"x-request-id": "leaves-early"}
             )

@@ -100,10 +100,11 @@ def test_a_refusal_raises_the_packages_own_class(
 
 
 def test_a_failure_in_a_stream_is_raised(slow: Gateway) -> None:
-    told = seen(slow, "error", SIMULATED | {"headers": {"x-request-timeout": "0.45"}})
+    long = {"model": "simulated", "messages": [{"role": "user", "content": "x" * 400}]}
+    told = seen(slow, "error", long | {"headers": {"x-request-timeout": "2"}})
     assert (told["kind"], told["code"], told["type"]) == ("APIError", "timeout", "server_error")
-    assert "0.45 seconds" in told["message"]
-    assert TEXT.startswith("".join(told["pieces"]))
+    assert "2 seconds" in told["message"]
+    assert ("x" * 400).startswith("".join(told["pieces"]))
 
 
 def test_an_abort_ends_the_request_in_the_engine(slow: Gateway) -> None:

@@ -240,12 +240,16 @@ def test_a_deadline_is_an_error_of_its_own(slow_sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.InternalServerError) as late:
         slow_sdk.chat.completions.create(**ASKED, extra_headers=headers)
     assert (late.value.status_code, late.value.code) == (504, "timeout")
+    long: list[Any] = [{"role": "user", "content": "x" * 400}]
+    headers = {"x-request-timeout": "2"}
     with pytest.raises(openai.APIError) as cut:
-        for _ in slow_sdk.chat.completions.create(**ASKED, stream=True, extra_headers=headers):
+        for _ in slow_sdk.chat.completions.create(
+            model="simulated", messages=long, stream=True, extra_headers=headers
+        ):
             pass
     assert not isinstance(cut.value, openai.APIStatusError)
     assert (cut.value.code, cut.value.type) == ("timeout", "server_error")
-    assert "0.1 seconds" in cut.value.message
+    assert "2 seconds" in cut.value.message
 
 
 class Balanced(httpx2.BaseTransport):

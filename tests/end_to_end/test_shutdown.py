@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,8 +17,8 @@ from tests.end_to_end.served import Gateway, alive, launch, running
 TEXT = "0123456789" * 20
 
 
-def stream(gateway: Gateway, request_id: str) -> str:
-    """Start a stream and give what came of it."""
+def stream(gateway: Gateway, request_id: str, meanwhile: Callable[[Gateway], None]) -> str:
+    """Start a stream, end the gateway when it has begun, and give what came of it."""
     body = {"messages": [{"role": "user", "content": TEXT}], "stream": True}
     with (
         httpx.Client(base_url=gateway.base_url, timeout=60) as client,
@@ -32,19 +33,25 @@ def stream(gateway: Gateway, request_id: str) -> str:
             if not signalled:
                 signalled = True
                 gateway.signal(signal.SIGTERM)
-                gateway.wait_for(lambda: "shutting down" in gateway.output)
-                with httpx.Client(base_url=gateway.base_url) as other:
-                    refused = other.post("/v1/chat/completions", json=body)
-                    assert refused.status_code == 503
-                    assert int(refused.headers["retry-after"]) > 0
-                    assert other.get("/health/ready").status_code == 503
-                    assert other.get("/health/live").status_code == 200
+                meanwhile(gateway)
         return received
 
 
+def check_drains(gateway: Gateway) -> None:
+    """While others finish, no one else is let in."""
+    gateway.wait_for(lambda: "shutting down" in gateway.output)
+    with httpx.Client(base_url=gateway.base_url) as other:
+        refused = other.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "late"}]})
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) > 0
+        assert other.get("/health/ready").status_code == 503
+        assert other.get("/health/live").status_code == 200
+
+
 def test_sigterm_lets_running_requests_finish(data_dir: Path) -> None:
-    with running(data_dir, "--engine", "simulated", "--simulated-tokens-per-second", "100") as gateway:
-        received = stream(gateway, "finishes")
+    # Five seconds, for what is asked meanwhile.
+    with running(data_dir, "--engine", "simulated", "--simulated-tokens-per-second", "40") as gateway:
+        received = stream(gateway, "finishes", check_drains)
         assert received.endswith("data: [DONE]\n\n")
         assert gateway.wait() == 0
     with running(data_dir, "--engine", "simulated") as again:
@@ -55,7 +62,7 @@ def test_sigterm_lets_running_requests_finish(data_dir: Path) -> None:
 def test_after_the_deadline_a_stream_ends_with_an_error_and_its_row_says_so(data_dir: Path) -> None:
     options = ("--engine", "simulated", "--simulated-tokens-per-second", "20")
     with running(data_dir, *options, GATEWAY_DRAIN_SECONDS="0.5") as gateway:
-        received = stream(gateway, "cut")
+        received = stream(gateway, "cut", lambda _: None)
         assert '"code":"shutting_down"' in received
         assert "[DONE]" not in received
         assert gateway.wait() == 0

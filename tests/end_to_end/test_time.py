@@ -55,27 +55,27 @@ def test_comments_keep_a_slow_stream_alive_and_clients_do_not_see_them(
 def test_a_whole_answer_that_takes_too_long_is_a_504_that_is_not_retried(
     slow: Gateway, sdk: openai.OpenAI
 ) -> None:
-    headers = {"x-request-timeout": "0.3", "x-request-id": "too-long-whole"}
+    headers = {"x-request-timeout": "1.5", "x-request-id": "too-long-whole"}
     with pytest.raises(openai.InternalServerError) as refused:
         sdk.chat.completions.create(
             model="simulated",
-            messages=[{"role": "user", "content": "a" * 100}],
+            messages=[{"role": "user", "content": "a" * 1000}],
             extra_headers=headers,
         )
     assert refused.value.status_code == 504
     assert refused.value.code == "timeout"
     (row,) = slow.rows("request_id = 'too-long-whole'")
     assert (row["status"], row["finish_reason"]) == ("timeout", "timeout")
-    assert 0 < row["completion_tokens"] == len(row["response"]) < 20
+    assert 0 < row["completion_tokens"] == len(row["response"]) < 1000
 
 
 def test_a_stream_that_takes_too_long_ends_with_an_error(slow: Gateway, sdk: openai.OpenAI) -> None:
-    headers = {"x-request-timeout": "0.3", "x-request-id": "too-long-stream"}
+    headers = {"x-request-timeout": "1.5", "x-request-id": "too-long-stream"}
     told = ""
     with pytest.raises(openai.APIError) as failed:
         for chunk in sdk.chat.completions.create(
             model="simulated",
-            messages=[{"role": "user", "content": "a" * 100}],
+            messages=[{"role": "user", "content": "a" * 1000}],
             stream=True,
             extra_headers=headers,
         ):

@@ -155,10 +155,10 @@ async def ask(http: httpx.AsyncClient, answer: Answer) -> None:
         answer.left = True
         return
     answer.status = response.status_code
-    whole = response.json()
-    if "error" in whole:
-        note_error(answer, whole["error"])
+    if response.status_code != 200:
+        note_refusal(answer, response.text)
         return
+    whole = response.json()
     answer.answer_id, answer.usage = whole["id"], whole["usage"]
     answer.received = whole["choices"][0]["message"]["content"]
     answer.saw_the_end = True
@@ -170,7 +170,7 @@ async def read_stream(http: httpx.AsyncClient, request: httpx.Request, answer: A
     async with contextlib.aclosing(response):
         answer.status = response.status_code
         if response.status_code != 200:
-            note_error(answer, json.loads(await response.aread())["error"])
+            note_refusal(answer, (await response.aread()).decode())
             return
         async for data in events(response):
             if data == "[DONE]":
@@ -186,6 +186,14 @@ async def read_stream(http: httpx.AsyncClient, request: httpx.Request, answer: A
                 answer.left = True
                 return
         answer.failure = "the stream broke off without a word"
+
+
+def note_refusal(answer: Answer, body: str) -> None:
+    """``body`` is the gateway's, or that of something before it which knows no dialect."""
+    try:
+        note_error(answer, json.loads(body)["error"])
+    except json.JSONDecodeError:
+        answer.failure = body
 
 
 def note_error(answer: Answer, error: dict[str, Any]) -> None:

@@ -137,10 +137,13 @@ class OneIsRefused(SimulatedEngine):
 @pytest.mark.parametrize(("taken", "rows"), [(0, 0), (1, 1), (2, 1), (3, 2)])
 async def test_what_the_engine_took_before_it_refused_leaves_rows(taken: int, rows: int) -> None:
     house = House(OneIsRefused(taken))
+    generation = opened(house, ["abc", "def"], 2)
     with pytest.raises(Unavailable, match="full"):
-        async with opened(house, ["abc", "def"], 2):
+        async with generation:
             pytest.fail("was let in")
     assert [row.status for row in house.recorder.closed] == ["error"] * rows
+    # Of prompts that the engine did not take nothing is counted, nor does it cost a limit anything.
+    assert generation.usage.prompt_tokens == sum(row.prompt_tokens for row in house.recorder.closed)
     assert [row.id for row in house.recorder.begun] == [row.id for row in house.recorder.closed]
     assert len(house.generations) == 0
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -112,7 +113,10 @@ async def test_the_time_goes_from_the_arrival_to_the_headers_not_to_the_end() ->
         await send(END)
 
     assert 30 <= int(sent(await call(slow), "openai-processing-ms")) < 30_000
-    assert int(sent(await call(slow_after_its_start), "openai-processing-ms")) < 30
+    began = time.monotonic()
+    told = int(sent(await call(slow_after_its_start), "openai-processing-ms"))
+    # However long the machine takes, the 30 ms are not in it.
+    assert told <= (time.monotonic() - began) * 1000 - 30 + 1
 
 
 async def test_the_routes_own_headers_stay_and_are_not_changed() -> None:

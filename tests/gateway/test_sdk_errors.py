@@ -191,7 +191,7 @@ def test_the_sdk_waits_as_long_as_it_is_told_and_succeeds(served: Served, kind: 
     with sdk(served, retries=2) as client:
         assert client.models.retrieve(kind.__name__).id == kind.__name__
     # Its own pause would be at most 0.5 s.
-    assert RETRY_SECONDS <= time.monotonic() - began < RETRY_SECONDS + 5
+    assert RETRY_SECONDS <= time.monotonic() - began < RETRY_SECONDS + 60
     assert served.asked == 2
 
 

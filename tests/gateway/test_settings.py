@@ -183,9 +183,36 @@ def test_a_value_that_can_not_be_used_is_named_with_where_it_came_from(
         assert invalid().startswith(f"{name} (.env {variable}): ")
 
 
-@pytest.mark.parametrize("url", ["mysql://u:secret@h/d", "postgresql://u:secret@[h/d"])
+NO_URLS = ["mysql://u:secret@h/d", "postgresql://u:secret@[h/d", "postgresql://u:secret\u2100@h/d"]
+
+
+@pytest.mark.parametrize("url", NO_URLS)
 def test_a_refused_value_is_not_repeated(url: str) -> None:
     assert "secret" not in invalid(database_url=url)
+
+
+def test_the_url_of_the_database_can_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://me:hunter2@h/d\n")
+    environment(monkeypatch, DATABASE_URL_FILE=str(file))
+    assert load().database_url == "postgresql://me:hunter2@h/d"
+    shown = described("database_url")
+    assert (shown.value, shown.source) == ("postgresql://me:***@h/d", "database_url_file")
+    assert described("database_url_file").source == "environment DATABASE_URL_FILE"
+    assert load({"database_url": "postgresql://a/b"}).database_url == "postgresql://a/b"
+
+
+@pytest.mark.parametrize("content", [*NO_URLS, "", None])
+def test_a_file_without_a_usable_url_is_named_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "url"
+    if content is not None:
+        file.write_text(content)
+    environment(monkeypatch, DATABASE_URL_FILE=str(file))
+    message = invalid()
+    assert message.startswith(f"database_url_file (environment DATABASE_URL_FILE): {file}: ")
+    assert "secret" not in message
 
 
 def test_engine_args_are_json_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

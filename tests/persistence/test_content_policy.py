@@ -221,6 +221,7 @@ def test_none_keeps_the_clients_labels_and_how_choices_ended() -> None:
         "sampling": {"n": 2, "response_format": {"type": "json_object"}},
         "user": "someone",
         "safety_identifier": "5f",
+        "session_id": "s-1",
         "metadata": {"team": "red"},
         "prompt_name": "default",
         "choices": [

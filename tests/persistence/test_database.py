@@ -10,7 +10,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.schema import SchemaItem
 
-from persistence.database import Database, DatabaseUnavailable, SchemaMismatch
+from persistence.database import Database, DatabaseUnavailable
+from persistence.schema import SchemaMismatch
 from persistence.tables import metadata
 from tests.persistence.conftest import MakeDatabase
 
@@ -40,6 +41,49 @@ async def test_an_old_revision_is_refused_by_its_name(fresh_database: MakeDataba
         await connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
     with pytest.raises(SchemaMismatch, match="at revision 0000"):
         await database.check_schema()
+    await database.close()
+
+
+async def test_a_newer_revision_is_refused_saying_whose_it_is(fresh_database: MakeDatabase) -> None:
+    """A program that was rolled back does not run on what it does not know, nor change it."""
+    database = await connected(await fresh_database())
+    await database.migrate()
+    async with database.engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for attempt in (database.check_schema, database.migrate):
+        with pytest.raises(SchemaMismatch, match=r"9999, which is newer than this program.*migrate --to"):
+            await attempt()
+    await database.close()
+
+
+async def test_the_way_back_and_forth_again(fresh_database: MakeDatabase) -> None:
+    database = await connected(await fresh_database())
+    await database.migrate()
+    assert [line[:4] for line in await database.given_up("0003")] == ["0005", "0004"]
+    await database.migrate("0003")
+    async with database.engine.connect() as connection:
+        tables = await connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+        assert {"message", "user"} <= (names := {name for (name,) in tables}), names
+        assert not names & {"api_key", "limit_use"}
+    with pytest.raises(SchemaMismatch, match="at revision 0003"):
+        await database.check_schema()
+    await database.migrate()
+    await database.check_schema()
+    assert await database.given_up("0005") == []
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    ("to", "said"), [("0001", "no way back"), ("0099", "no revision 0099"), ("base", "no revision base")]
+)
+async def test_a_way_that_is_not_there_changes_nothing(
+    fresh_database: MakeDatabase, to: str, said: str
+) -> None:
+    database = await connected(await fresh_database())
+    await database.migrate()
+    with pytest.raises(SchemaMismatch, match=said):
+        await database.migrate(to)
+    await database.check_schema()
     await database.close()
 
 

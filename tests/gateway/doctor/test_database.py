@@ -56,7 +56,7 @@ def test_a_server_that_is_well() -> None:
         ({"read_only": True}, "problem", "standby", "primary"),
         ({"revision": None}, "problem", "revision none", "chatglm-gateway migrate"),
         ({"revision": "0004"}, "problem", "needs 0005", "chatglm-gateway migrate"),
-        ({"revision": "0006"}, "problem", "needs 0005", "newer gateway"),
+        ({"revision": "0006"}, "problem", "needs 0005", "migrate --to 0005"),
         ({"may_write": False}, "problem", "read and write", "GRANT"),
         ({"owns_tables": False}, "problem", "partitions", "own"),
         ({"may_create": False}, "problem", "partitions", "GRANT CREATE"),

@@ -1,0 +1,139 @@
+"""A request's trace: its server span, and what is made below it.
+
+Names and meaning of attributes: OpenTelemetry's semantic conventions for HTTP spans (stable, 1.23 and later),
+W3C Trace Context for what comes and goes in headers. What the conventions have no name for is ``gateway.*``.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    format_trace_id,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.types import Scope
+
+from gateway.tracing.evaluation import EVENT, evaluation, is_span
+from gateway.tracing.generation_trace import GenerationTrace
+from gateway.tracing.text import plain
+from persistence.feedback import Feedback
+
+if TYPE_CHECKING:
+    from gateway.tracing.tracing import Tracing
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+
+LONGEST_PATH = 1000
+
+# A generation that ended so is a request that failed, also where its status said 200 long before.
+FAILED = frozenset({"error", "timeout", "shutdown", "unkept"})
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+class RequestTrace:
+    """From a request's arrival to its ``end``. ``trace_id`` is also that of one that is not sampled; its
+    spans are not made."""
+
+    def __init__(self, tracing: Tracing, scope: Scope) -> None:
+        self.tracing = tracing
+        self._began_ns, self._began = time.time_ns(), time.perf_counter_ns()
+        method = scope["method"]
+        self._method = method if method in METHODS else "HTTP"
+        attributes: dict[str, str | int] = {
+            "http.request.method": method if method in METHODS else "_OTHER",
+            "url.path": plain(scope["path"], LONGEST_PATH),
+            "url.scheme": scope.get("scheme", "http"),
+        }
+        if tracing.client_address and scope.get("client"):
+            attributes["client.address"] = scope["client"][0]
+        self.span: Span = tracing.tracer.start_span(
+            self._method,
+            parent_of(scope),
+            SpanKind.SERVER,
+            attributes,
+            start_time=self._began_ns,
+        )
+        self.context = self.span.get_span_context()
+        self.trace_id = format_trace_id(self.context.trace_id)
+
+    @property
+    def now_ns(self) -> int:
+        """Nanoseconds since 1970; what is later in the request is never less, whoever sets the clock."""
+        return self._began_ns + time.perf_counter_ns() - self._began
+
+    def generation(self) -> GenerationTrace:
+        """What the request does at the engine."""
+        return GenerationTrace(self)
+
+    def rated(self, given: Feedback) -> None:
+        """The request was a feedback. It becomes an event of a span in the trace of the answer, as a child of
+        what made the answer, where that was sampled; else of this request's own span."""
+        attributes = evaluation(given, self.tracing.content)
+        if given.span is None or not is_span(*given.span):
+            self.span.add_event(EVENT, attributes)
+            return
+        trace_id, span_id = (int(id_, 16) for id_ in given.span)
+        answer = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+        at = self.now_ns
+        span = self.tracing.tracer.start_span(
+            EVENT,
+            set_span_in_context(NonRecordingSpan(answer), Context()),
+            attributes=attributes,
+            links=[Link(self.context)],
+            start_time=at,
+        )
+        span.add_event(EVENT, attributes, at)
+        span.end(at)
+        self.span.add_link(answer)
+
+    def end(self, scope: Scope, failure: BaseException | None) -> None:
+        """The last byte was sent, or never will be; ``failure`` is what went through to the server."""
+        span = self.span
+        if not span.is_recording():
+            return
+        state = scope.get("state", {})
+        if (route := getattr(scope.get("route"), "path", None)) is not None:
+            span.update_name(f"{self._method} {route}")
+            span.set_attribute("http.route", route)
+        if (request_id := state.get("request_id")) is not None:
+            span.set_attribute("gateway.request_id", request_id)
+        status = state.get("status")
+        if status is not None:
+            span.set_attribute("http.response.status_code", status)
+        stats = getattr(state.get("generation"), "stats", None)
+        error = None
+        if stats is not None and stats.status in FAILED:
+            error = stats.status
+        elif failure is not None:
+            error = type(failure).__qualname__
+        elif status is not None and status >= 500:
+            error = str(status)
+        if error is not None:
+            span.set_attribute("error.type", error)
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(self.now_ns)
+
+
+def parent_of(scope: Scope) -> Context:
+    """What ``traceparent`` and ``tracestate`` tell, as far as they are in order; else a context without a
+    parent. One traceparent too many is none."""
+    found: dict[str, list[str]] = {}
+    for name, value in scope["headers"]:
+        if name in (b"traceparent", b"tracestate"):
+            found.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+    if len(found.get("traceparent", ())) != 1:
+        return Context()
+    return _PROPAGATOR.extract(found, Context())

@@ -1,0 +1,187 @@
+"""Replicas on Ray Serve under load: one killed and replaced, one added, one removed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.faults.accounts import compare, rows_of, running_rows
+from tests.faults.form import LONG, SEED, either, report, until
+from tests.faults.load import PATH, Load
+from tests.faults.postgres import Postgres
+from tests.faults.ray_cluster import READY_SECONDS, Cluster, cluster, title
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+CLIENTS = either(8, 60)
+KILLS = either(1, 5)
+TOKENS_PER_SECOND = 30
+# An answer of an hour, to have one that runs whatever comes when.
+ENDLESS = "x" * (3600 * TOKENS_PER_SECOND)
+# Gateways look for rows of dead ones every 15 s.
+CLOSED_SECONDS = 120.0
+NOTICED_SECONDS = 60.0
+ANSWER_SECONDS = 120.0
+
+OWNERS = "SELECT request_id, gateway_id FROM message WHERE starts_with(request_id, $1)"
+ROW = "SELECT gateway_id, status, completion_tokens FROM message WHERE request_id = $1"
+
+
+@pytest.fixture
+def ray(server: Postgres, data_dir: Path) -> Iterator[Cluster]:
+    """Ray without a replica."""
+    with cluster(server.url, data_dir, GATEWAY_SIMULATED_TOKENS_PER_SECOND=str(TOKENS_PER_SECOND)) as started:
+        yield started
+
+
+@dataclass
+class Stream:
+    """One that does not end; ``response`` has been read to its first bytes."""
+
+    request_id: str
+    response: httpx.Response
+    gateway_id: int
+
+
+@dataclass
+class Kill:
+    """When it was on the monotonic clock, and whose it was."""
+
+    before: float
+    after: float
+    gateway_id: int
+
+
+def test_a_replica_that_dies_comes_or_goes_costs_only_what_ran_on_the_dead_one(
+    ray: Cluster, server: Postgres
+) -> None:
+    ray.deploy(2)
+    started, random = ray.until_running(2), Random(SEED)
+    with Load(ray.base_url, CLIENTS, random.getrandbits(32)) as load:
+        kills, seconds = [], []
+        for number in range(KILLS):
+            until_answered_by(server, load, 2 + number)
+            kills.append(kill_one(ray, server, random))
+            # In the dead one's place.
+            seconds.append(until_answered_by(server, load, 3 + number))
+            ray.until_running(2)
+        ray.deploy(3)
+        added = ray.until_running(3)
+        until_answered_by(server, load, 3 + KILLS)
+        ray.deploy(2)
+        removed = ray.until_running(2)
+        so_far = load.ended_well
+        until(lambda: load.ended_well > so_far + CLIENTS, ANSWER_SECONDS, "answers of those that are left")
+    until(lambda: not running_rows(server), CLOSED_SECONDS, "rows of the dead are closed")
+    total = compare(load.answers, rows_of(server, load.name))
+    failed = [answer for answer in load.answers if answer.failed]
+    report(
+        "ray serve",
+        requests=len(load.answers),
+        failed=len(failed),
+        rows=dict(total),
+        seconds_to_start=f"{started:.1f}",
+        to_replace=", ".join(f"{each:.1f}" for each in seconds),
+        to_add=f"{added:.1f}",
+        to_remove=f"{removed:.1f}",
+    )
+    # Those who left have cancelled rows: no replica took it for its own end.
+    assert set(total) <= {"completed", "cancelled", "lost"}
+    owners = {row["request_id"]: row["gateway_id"] for row in server.fetch(OWNERS, load.name)}
+    assert len(set(owners.values())) == 3 + KILLS
+    for answer in failed:
+        possible = [kill for kill in kills if answer.began <= kill.after and kill.before <= answer.ended]
+        assert possible, f"it failed, and none was killed while it ran: {answer}"
+        # One without a row was killed before it had one.
+        owner = owners.get(answer.request_id)
+        assert owner is None or owner in {kill.gateway_id for kill in possible}, answer
+
+
+def until_answered_by(server: Postgres, load: Load, replicas: int) -> float:
+    """Until so many different replicas have taken requests; gives the seconds it took."""
+    return until(
+        lambda: len({row["gateway_id"] for row in server.fetch(OWNERS, load.name)}) >= replicas,
+        READY_SECONDS,
+        f"answers of {replicas} replicas",
+    )
+
+
+def kill_one(ray: Cluster, server: Postgres, random: Random) -> Kill:
+    """SIGKILL to one of two replicas while each of them has a stream that does not end.
+
+    The one breaks off, and its row is closed as lost by another replica; the other goes on until its client
+    leaves.
+    """
+    with ExitStack() as open_streams:
+        streams: dict[int, Stream] = {}
+        while len(streams) < 2:
+            stream = endless(ray, server, open_streams)
+            streams[stream.gateway_id] = stream
+        victim = random.choice(sorted(ray.replica_processes(), key=lambda process: process.pid))
+        assert "ServeReplica" in title(victim)
+        before = time.monotonic()
+        victim.kill()
+        after = time.monotonic()
+        until(
+            lambda: any(status(server, stream) == "lost" for stream in streams.values()),
+            CLOSED_SECONDS,
+            "a stream's row is closed as lost",
+        )
+        (dead,) = (stream for stream in streams.values() if status(server, stream) == "lost")
+        (living,) = (stream for stream in streams.values() if stream is not dead)
+        with pytest.raises(httpx.RemoteProtocolError):
+            dead.response.read()
+        assert status(server, living) == "running"
+    until(lambda: status(server, living) == "cancelled", NOTICED_SECONDS, "its client has left")
+    (row,) = server.fetch(ROW, living.request_id)
+    assert 0 < row["completion_tokens"] < len(ENDLESS)
+    return Kill(before, after, dead.gateway_id)
+
+
+def endless(ray: Cluster, server: Postgres, open_streams: ExitStack) -> Stream:
+    """Open one; closed with ``open_streams``."""
+    request_id = f"endless-{uuid4().hex}"
+    body = {"messages": [{"role": "user", "content": ENDLESS}], "stream": True}
+    client = open_streams.enter_context(httpx.Client(base_url=ray.base_url, timeout=ANSWER_SECONDS))
+    response = open_streams.enter_context(
+        client.stream("POST", PATH, json=body, headers={"x-request-id": request_id})
+    )
+    assert response.status_code == 200
+    until(lambda: server.fetch(ROW, request_id), NOTICED_SECONDS, "its row")
+    (row,) = server.fetch(ROW, request_id)
+    return Stream(request_id, response, row["gateway_id"])
+
+
+def status(server: Postgres, stream: Stream) -> str:
+    (row,) = server.fetch(ROW, stream.request_id)
+    return str(row["status"])
+
+
+@pytest.mark.skipif(not LONG, reason="autoscaling looks back for half a minute")
+def test_replicas_come_with_load_and_go_after_it(ray: Cluster, server: Postgres) -> None:
+    ray.deploy(
+        None,
+        min_replicas=1,
+        max_replicas=3,
+        target_ongoing_requests=CLIENTS / 3,
+        upscale_delay_seconds=1,
+        downscale_delay_seconds=5,
+    )
+    ray.until_running(1)
+    with Load(ray.base_url, CLIENTS, SEED) as load:
+        until_answered_by(server, load, 3)
+        up = ray.until_running(3)
+    with Load(ray.base_url, 1, SEED) as little:
+        down = ray.until_running(1)
+    report("autoscaling", up=f"{up:.1f}", down=f"{down:.1f}", requests=len(load.answers + little.answers))
+    for each in (load, little):
+        assert not [answer for answer in each.answers if answer.failed]
+        compare(each.answers, rows_of(server, each.name))
