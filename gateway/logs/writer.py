@@ -17,7 +17,7 @@ MOST_BYTES = 8 * 1024 * 1024
 AT_ONCE_BYTES = 64 * 1024
 
 # How long the end of the process waits for the last lines.
-FLUSH_SECONDS = 2.0
+FLUSH_SECONDS = 5.0
 
 
 class LogHandler(logging.Handler):
