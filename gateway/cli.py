@@ -107,6 +107,32 @@ def settings() -> None:
 
 
 @app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")] = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm, simulated or upstream.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model's folder, or 'demo'.")] = None,
+    engine_args: Annotated[str | None, typer.Option(help="JSON of vllm.AsyncEngineArgs fields.")] = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Look for what would keep a gateway from running well here, and say what to do. Changes nothing. Exit
+    status 1 where there is a problem."""
+    given = {name: value for name, value in locals().items() if name != "as_json"}
+    from gateway.doctor.examination import examine
+    from gateway.doctor.report import tell, tell_json
+    from gateway.settings import InvalidSetting, Settings, load
+
+    chosen: Settings | InvalidSetting
+    try:
+        chosen = load(given)
+    except InvalidSetting as error:
+        chosen = error
+    raise typer.Exit(0 if (tell_json if as_json else tell)(examine(chosen)) else 1)
+
+
+@app.command()
 def migrate(
     to: Annotated[
         str | None, typer.Option(help="Another revision, as 0004: to go back before an older program runs.")

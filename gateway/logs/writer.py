@@ -17,7 +17,7 @@ MOST_BYTES = 8 * 1024 * 1024
 AT_ONCE_BYTES = 64 * 1024
 
 # How long the end of the process waits for the last lines.
-FLUSH_SECONDS = 2.0
+FLUSH_SECONDS = 5.0
 
 
 class LogHandler(logging.Handler):
@@ -31,11 +31,14 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never waits. Called with the handler's lock held."""
-        if self._untold and self._writer.put(self._line(self._told_of_drops())):
-            self._untold = 0
-        if not self._writer.put(self._line(record)):
+        if self._writer.is_full:
             self.dropped += 1
             self._untold += 1
+            return
+        if self._untold:
+            self._writer.put(self._line(self._told_of_drops()))
+            self._untold = 0
+        self._writer.put(self._line(record))
 
     def flush(self) -> None:
         """Wait a little for the lines to be written. There is no ``close``: ``logging.config.dictConfig``, as
@@ -62,14 +65,15 @@ class LineWriter:
         self._taken = self._done = 0
         threading.Thread(target=self._write_all, name="gateway-log", daemon=True).start()
 
-    def put(self, line: bytes) -> bool:
-        """Have ``line`` written; False where too much waits already. Not to be called by two threads at
-        once."""
-        if self._taken - self._done + len(line) > self._most_bytes:
-            return False
+    @property
+    def is_full(self) -> bool:
+        """Whether as much waits as may."""
+        return self._taken - self._done >= self._most_bytes
+
+    def put(self, line: bytes) -> None:
+        """Have ``line`` written. Not to be called by two threads at once."""
         self._taken += len(line)
         self._lines.put(line)
-        return True
 
     def flush(self, seconds: float) -> None:
         """Return when what was put is written, or after so long."""

@@ -28,7 +28,17 @@ from gateway.settings.observability import Observability
 from gateway.settings.rows import Rows
 from gateway.settings.serving import Serving
 
-__all__ = ["DEMO", "PREFIX", "Described", "InvalidSetting", "Settings", "describe", "load", "mask_password"]
+__all__ = [
+    "DEMO",
+    "PREFIX",
+    "Described",
+    "InvalidSetting",
+    "Settings",
+    "describe",
+    "load",
+    "mask_password",
+    "variables_of",
+]
 
 
 class InvalidSetting(Exception):
@@ -108,12 +118,12 @@ def describe(settings: Settings, given: Mapping[str, Any]) -> Iterator[Described
             value=_shown(name, getattr(settings, name)),
             default=_shown(name, field.get_default(call_default_factory=True)),
             source=_source_of_all(name, settings, given),
-            variables=_names(name),
+            variables=variables_of(name),
             description=field.description or "",
         )
 
 
-def _names(name: str) -> list[str]:
+def variables_of(name: str) -> list[str]:
     """The environment variables that set ``name``, the winning one first."""
     alias = Settings.model_fields[name].validation_alias
     if isinstance(alias, AliasChoices):
@@ -135,7 +145,7 @@ def _source(name: str, given: Mapping[str, Any]) -> str:
         return "command line"
     for where, values in (("environment", os.environ), (".env", dotenv_values(".env"))):
         folded = {key.upper() for key, value in values.items() if value}
-        for variable in _names(name):
+        for variable in variables_of(name):
             if variable in folded:
                 return f"{where} {variable}"
     return "default"

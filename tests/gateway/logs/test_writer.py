@@ -15,6 +15,12 @@ from gateway.logs.formats import JsonFormatter
 from gateway.logs.writer import LogHandler
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may be slow to write."""
+    monkeypatch.setattr("gateway.logs.writer.FLUSH_SECONDS", 60.0)
+
+
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     """Both ends; a test may close them."""
