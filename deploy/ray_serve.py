@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.app import create_app, listening_anywhere
 from gateway.lifecycle import FLUSH_SECONDS, Lifecycle
-from gateway.server import configure_logging
+from gateway.logs import configure_logging
 from gateway.settings import InvalidSetting, Settings, load
 
 # What vLLM takes for max_num_seqs where nothing says it and the GPU has less than 70 GiB.
@@ -80,7 +80,7 @@ class Gateway:
     """A replica: a gateway whose socket is Ray's proxy."""
 
     def __init__(self, settings: Settings, metrics_host: str, metrics_port: int | None) -> None:
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         self._lifecycle = Lifecycle(settings)
         self._metrics = (metrics_host, metrics_port)
         self._started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -165,7 +165,8 @@ class OneRequestId:
 
 
 def serve_metrics(host: str, first_port: int) -> int:
-    """Serve this process's metrics for its life; gives the port. Raises OSError when all are taken."""
+    """Serve this process's metrics, from a thread and for its life; gives the port. Gauges are as old as the
+    last look at the loop, half a second. Raises OSError when all ports are taken."""
     for port in range(first_port, first_port + METRICS_PORTS):
         try:
             start_http_server(port, host)
