@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,8 @@ def main(chosen: list[str]) -> int:
         if os.geteuid() != 0 or shutil.which(tool) is None:
             print(f"Needs root and {tool} (Debian: apt-get install debootstrap iproute2 util-linux).")
             return 2
+    # As Ctrl-C: what was made is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(
         tempfile.mkdtemp(prefix="chatglm-gateway-fresh-", dir=os.environ.get("FRESH_DIR", "/var/tmp"))
     )
