@@ -27,8 +27,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml ./
 COPY deploy/install.sh deploy/cpu-overrides.txt deploy/
-# A root file system that can't be written keeps no bytecode.
-ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy
+# From the cache, which is another file system.
+ENV UV_LINK_MODE=copy
 # pip's settings, as an index with its password, are only there for this step: --secret id=pip,src=pip.conf
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache \

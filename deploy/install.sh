@@ -14,7 +14,12 @@ if [ "$variant" = auto ]; then
 fi
 case $variant in cpu | cuda | none) ;; *) echo "unknown variant: $variant (auto, cpu, cuda or none)" >&2; exit 2 ;; esac
 purpose=${2:-dev}
-case $purpose in dev) dev=,dev ;; serve) dev= ;; *) echo "unknown purpose: $purpose (dev or serve)" >&2; exit 2 ;; esac
+case $purpose in
+dev) dev=,dev ;;
+# Whoever serves may not be allowed to write bytecode, and would compile everything at each start.
+serve) dev= && export UV_COMPILE_BYTECODE=1 ;;
+*) echo "unknown purpose: $purpose (dev or serve)" >&2 && exit 2 ;;
+esac
 
 find_python() {
     for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do

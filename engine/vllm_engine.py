@@ -89,6 +89,7 @@ class VllmEngine:
         self._structured_outputs: Any = None
         self._repetition_detection: Any = None
         self._by_priority = False
+        self._makes_spans = False
         self._tokenizer_knows_more = False
 
     @property

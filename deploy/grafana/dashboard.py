@@ -321,6 +321,15 @@ ROWS: dict[str, list[Panel]] = {
                 (f"increase(gateway_stuck_readers_total{{{OF}}}[$__rate_interval])", "{{instance}} cut"),
             ],
         ),
+        Panel(
+            "Spans",
+            "short",
+            [
+                (rate("gateway_spans_exported_total"), "exported"),
+                (rate("gateway_spans_dropped_total", by="reason"), "dropped: {{reason}}"),
+            ],
+            about="Of traces, a second; see docs/tracing.md.",
+        ),
         Panel("Uptime", "s", [(f"time() - gateway_start_time_seconds{{{OF}}}", "{{instance}}")]),
         Panel(
             "What runs",

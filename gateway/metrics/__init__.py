@@ -9,7 +9,6 @@ from __future__ import annotations
 from prometheus_client import disable_created_metrics
 
 from gateway.metrics.engine import count_restart, watch_engine, watch_upstream
-from gateway.metrics.exposition import CONTENT_TYPE, exposition
 from gateway.metrics.process import SPANS_DROPPED, SPANS_EXPORTED, Pulse
 from gateway.metrics.queue import QUEUE_WAIT, STUCK_READERS, watch_connections, watch_limits, watch_queue
 from gateway.metrics.requests import (
@@ -23,6 +22,7 @@ from gateway.metrics.requests import (
     observe,
 )
 from gateway.metrics.rows import watch_rows
+from gateway.metrics.scrape import CONTENT_TYPE, exposition
 
 __all__ = [
     "CONTENT_TYPE",

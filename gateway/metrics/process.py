@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from gateway.metrics.exposition import leave
+from gateway.metrics.scrape import leave
 from gateway.metrics.watched import refresh
 
 log = logging.getLogger("gateway.metrics")
@@ -35,6 +35,10 @@ LOOP_LAG = Histogram(
 SPANS_EXPORTED = Counter("gateway_spans_exported", "Spans that the collector took.")
 SPANS_DROPPED = Counter("gateway_spans_dropped", "Spans that were not sent, by why.", ["reason"])
 
+# So that the first one is seen as one more, not as where the counter begins.
+for _reason in ("queue_full", "not_taken", "shutdown"):
+    SPANS_DROPPED.labels(_reason)
+
 
 class Pulse:
     """What happens all the time, between ``start`` and ``stop``: the loop's lag is observed, and gauges are
@@ -51,6 +55,7 @@ class Pulse:
         """The gateway has started, with this model on this engine."""
         INFO.labels(version("chatglm-gateway"), engine, model).set(1)
         STARTED.set(time.time())
+        self._tell()
         self._task = asyncio.create_task(self._run(), name="metrics")
 
     async def stop(self) -> None:
@@ -61,7 +66,7 @@ class Pulse:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        refresh()
+        self._tell()
         leave()
 
     async def _run(self) -> None:
@@ -69,8 +74,11 @@ class Pulse:
             due = self._clock() + self._pause_seconds
             await asyncio.sleep(self._pause_seconds)
             LOOP_LAG.observe(max(0.0, self._clock() - due))
-            try:
-                refresh()
-            except Exception:
-                # A bug of ours, which must not end the looks at the loop.
-                log.exception("gauges could not be set")
+            self._tell()
+
+    def _tell(self) -> None:
+        try:
+            refresh()
+        except Exception:
+            # A bug of ours, which must end neither the looks at the loop nor the gateway.
+            log.exception("gauges could not be set")

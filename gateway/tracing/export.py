@@ -23,7 +23,6 @@ log = logging.getLogger("gateway.tracing")
 # The defaults of OpenTelemetry's specification (sdk, "Batching processor").
 QUEUE_SPANS = 2048
 BATCH_SPANS = 512
-SCHEDULE_SECONDS = 5.0
 
 # OpenTelemetry's exporter says here why a batch could not be sent.
 EXPORTER_LOG = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
@@ -35,7 +34,7 @@ class CountingExporter(SpanExporter):
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._failing = False
+        self._failing = self._given_up = False
         self.taken = 0
         self.settled = 0
 
@@ -46,18 +45,25 @@ class CountingExporter(SpanExporter):
         try:
             result = self._exporter.export(spans)
         finally:
-            sent = result is SpanExportResult.SUCCESS
-            if sent:
-                metrics.SPANS_EXPORTED.inc(len(spans))
-            else:
-                metrics.SPANS_DROPPED.labels("not_taken").inc(len(spans))
-            if sent and self._failing:
-                log.info("the collector takes spans again")
-            if not sent and not self._failing:
-                log.warning("the collector takes no spans: they are dropped until it does")
-            self._failing = not sent
+            if not self._given_up:
+                self._count(len(spans), result is SpanExportResult.SUCCESS)
             self.settled += len(spans)
         return result
+
+    def _count(self, spans: int, sent: bool) -> None:
+        if sent:
+            metrics.SPANS_EXPORTED.inc(spans)
+        else:
+            metrics.SPANS_DROPPED.labels("not_taken").inc(spans)
+        if sent and self._failing:
+            log.info("the collector takes spans again")
+        if not sent and not self._failing:
+            log.warning("the collector takes no spans: they are dropped until it does")
+        self._failing = not sent
+
+    def give_up(self) -> None:
+        """Count nothing more: whoever ends has counted what was not sent."""
+        self._given_up = True
 
     def first_of_an_outage(self, record: logging.LogRecord) -> bool:
         """A filter of EXPORTER_LOG: one reason for each outage, not one for each batch of it."""
@@ -73,24 +79,26 @@ class CountingExporter(SpanExporter):
 
 
 class BoundedProcessor(SpanProcessor):
-    """A queue of QUEUE_SPANS before ``exporter``, sent every ``schedule_seconds``. What finds no room is
-    dropped: the newest, so that traces that are begun come whole."""
+    """A queue of ``queue_spans`` before ``exporter``, sent every OTEL_BSP_SCHEDULE_DELAY milliseconds (5000),
+    or when there is a batch. A span that finds no room is dropped, not one that waits: so traces that are
+    kept are kept whole, mostly."""
 
-    def __init__(self, exporter: CountingExporter, schedule_seconds: float, queue_spans: int) -> None:
+    def __init__(self, exporter: CountingExporter, queue_spans: int = QUEUE_SPANS) -> None:
         self._exporter = exporter
         self._queue_spans = queue_spans
         self._queued = 0
         self._batches = BatchSpanProcessor(
             exporter,
             max_queue_size=queue_spans,
-            schedule_delay_millis=schedule_seconds * 1000,
             max_export_batch_size=min(BATCH_SPANS, queue_spans),
         )
 
-    @property
-    def unsettled(self) -> int:
-        """Spans of which it is not known whether they are sent."""
-        return self._queued - self._exporter.settled
+    def give_up(self) -> int:
+        """Of so many spans it is not known that they were sent: count them as dropped."""
+        self._exporter.give_up()
+        if (left := self._queued - self._exporter.settled) > 0:
+            metrics.SPANS_DROPPED.labels("shutdown").inc(left)
+        return left
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing."""
@@ -112,12 +120,7 @@ class BoundedProcessor(SpanProcessor):
         return self._batches.force_flush(timeout_millis)
 
 
-def bounded_export(
-    url: str,
-    headers: dict[str, str],
-    schedule_seconds: float = SCHEDULE_SECONDS,
-    queue_spans: int = QUEUE_SPANS,
-) -> BoundedProcessor:
+def bounded_export(url: str, headers: dict[str, str]) -> BoundedProcessor:
     """Spans to the collector at ``url``, in OTLP's protobuf over HTTP. What else there is to choose
     (compression, certificates, timeout) is OpenTelemetry's own environment variables."""
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
@@ -127,4 +130,4 @@ def bounded_export(
         log.warning("traces are sent as http/protobuf to %s: OTLP's protocol %s is not spoken", url, protocol)
     exporter = CountingExporter(OTLPSpanExporter(endpoint=url, headers=headers))
     EXPORTER_LOG.addFilter(exporter.first_of_an_outage)
-    return BoundedProcessor(exporter, schedule_seconds, queue_spans)
+    return BoundedProcessor(exporter)

@@ -60,6 +60,11 @@ class GenerationTrace:
         self._arrived_ns = request.now_ns
         self._admitted_ns: int | None = None
 
+    @property
+    def _began_ns(self) -> int:
+        """When the engine was asked."""
+        return self._arrived_ns if self._admitted_ns is None else self._admitted_ns
+
     def admitted(self) -> None:
         """The request has its place at the engine."""
         self._admitted_ns = self._request.now_ns
@@ -89,8 +94,7 @@ class GenerationTrace:
                 self._queue(None, type(error).__qualname__)
                 return
             self._queue(None, None)
-            model, ended_ns = prompts[0].row.model, self._request.now_ns
-            self._inference(model, self._asked(prompts), ended_ns, type(error).__qualname__)
+            self._inference(prompts, {}, self._request.now_ns, type(error).__qualname__)
         except Exception:
             log.exception("a request has no spans")
 
@@ -98,14 +102,12 @@ class GenerationTrace:
         attributes: dict[str, AttributeValue] = {}
         if waited is not None:
             attributes["gateway.queue.seconds"] = waited
-        end_ns = self._request.now_ns if self._admitted_ns is None else self._admitted_ns
+        end_ns = self._request.now_ns if error is not None else self._began_ns
         self._span("queue", self._arrived_ns, end_ns, attributes, error)
 
     def _generation(self, stats: GenerationStats, prompts: Sequence[PromptAnswer], ended_ns: int) -> None:
-        began_ns = self._admitted_ns or self._arrived_ns
         usage = stats.usage
-        attributes = self._asked(prompts)
-        attributes |= {
+        attributes: dict[str, AttributeValue] = {
             "gen_ai.request.stream": stats.stream,
             "gen_ai.response.id": stats.row_ids[0].hex,
             "gen_ai.response.finish_reasons": list(stats.finish_reasons),
@@ -124,53 +126,48 @@ class GenerationTrace:
         if stats.ttft_seconds is not None:
             first_ns = self._arrived_ns + int(stats.ttft_seconds * 1e9)
             if stats.stream:
-                attributes["gen_ai.response.time_to_first_chunk"] = (first_ns - began_ns) / 1e9
-        engine_waits = [
-            choice.queue_seconds
-            for prompt in prompts
-            for choice in prompt.choices
-            if choice.queue_seconds is not None
-        ]
-        if engine_waits:
-            attributes["gateway.engine.queue_seconds"] = max(engine_waits)
+                attributes["gen_ai.response.time_to_first_chunk"] = (first_ns - self._began_ns) / 1e9
+        waits = [choice.queue_seconds for prompt in prompts for choice in prompt.choices]
+        if known := [wait for wait in waits if wait is not None]:
+            attributes["gateway.engine.queue_seconds"] = max(known)
         if stats.instead:
             attributes["gateway.degraded.by"] = list(dict.fromkeys(one.by for one in stats.instead))
             attributes["gateway.degraded.reason"] = stats.instead[0].reason
         error = stats.status if stats.status in FAILED else None
         by = stats.instead[0].by if stats.instead else None
-        self._inference(stats.model, attributes, ended_ns, error, first_ns, by)
+        told_model = self._tracing.answerers[by].model
+        if told_model is not None or by is None:
+            attributes["gen_ai.response.model"] = told_model or plain(stats.model, LONGEST_NAME)
+        self._inference(prompts, attributes, ended_ns, error, first_ns, by)
 
     def _inference(
         self,
-        served: str,
+        prompts: Sequence[PromptAnswer],
         attributes: dict[str, AttributeValue],
         ended_ns: int,
         error: str | None,
         first_ns: int | None = None,
         by: str | None = None,
     ) -> None:
-        answerer, model = self._tracing.answerers[by], plain(served, LONGEST_NAME)
-        attributes["gen_ai.request.model"] = model
-        attributes["gen_ai.provider.name"] = answerer.provider
+        asked, answerer = prompts[0].requests[0].asked, self._tracing.answerers[by]
+        operation = "chat" if asked is None or asked.completion is None else "text_completion"
+        model = plain(prompts[0].row.model, LONGEST_NAME)
+        attributes |= self._asked(prompts)
         attributes |= answerer.address
-        if answerer.model is not None:
-            attributes["gen_ai.response.model"] = answerer.model
-        elif by is None:
-            attributes["gen_ai.response.model"] = model
+        attributes |= {
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": answerer.provider,
+            "gen_ai.request.model": model,
+        }
         self._tracing.ids.next_span_id = self._span_id
-        name = " ".join((str(attributes["gen_ai.operation.name"]), model))
-        began_ns = self._admitted_ns or self._arrived_ns
-        self._span(name, began_ns, ended_ns, attributes, error, answerer.kind, first_ns)
+        name = f"{operation} {model}"
+        self._span(name, self._began_ns, ended_ns, attributes, error, answerer.kind, first_ns)
 
     def _asked(self, prompts: Sequence[PromptAnswer]) -> dict[str, AttributeValue]:
         """What the client asked for, told for the first prompt of several."""
         request = prompts[0].requests[0]
         sampling, asked = request.sampling, request.asked
-        is_chat = asked is None or asked.completion is None
-        attributes: dict[str, AttributeValue] = {
-            "gen_ai.operation.name": "chat" if is_chat else "text_completion",
-            "gen_ai.request.max_tokens": sampling.max_tokens,
-        }
+        attributes: dict[str, AttributeValue] = {"gen_ai.request.max_tokens": sampling.max_tokens}
         told = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -180,11 +177,9 @@ class GenerationTrace:
             "presence_penalty": sampling.presence_penalty,
         }
         for name, value in told.items():
-            # A larger number has no place in a span, and nobody's batch must be lost for it.
-            if value is not None and abs(value) < 2**63:
+            if value is not None:
                 attributes[f"gen_ai.request.{name}"] = value
-        stops = asked.stop if asked is not None else sampling.stop
-        if stops:
+        if stops := (asked or sampling).stop:
             attributes["gen_ai.request.stop_sequences"] = [
                 plain(stop, LONGEST_NAME) for stop in stops[:MOST_STOPS]
             ]

@@ -14,7 +14,6 @@ from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-from gateway import metrics
 from gateway.settings import Settings
 from gateway.settings.observability import parsed_headers
 from gateway.tracing.answerers import answerers
@@ -88,8 +87,7 @@ class Tracing:
                 await ended.wait()
         except TimeoutError:
             log.warning("the collector did not take the last spans within %.0f s", seconds)
-        if (left := self._processor.unsettled) > 0:
-            metrics.SPANS_DROPPED.labels("shutdown").inc(left)
+        if (left := self._processor.give_up()) > 0:
             log.warning("%d spans were not sent", left)
 
 

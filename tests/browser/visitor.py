@@ -15,6 +15,10 @@ WEB_ROOT = FOLDER / "page"
 PACKAGES = FOLDER / "node_modules"
 PASSWORD = "correct horse"
 
+# A page that is on a busy machine may take longer than the 5 s that are usual.
+MILLISECONDS = 60_000
+expect.set_options(timeout=MILLISECONDS)
+
 
 def missing() -> str | None:
     """What is not there to run these tests with."""
@@ -105,6 +109,7 @@ class Visitor:
 async def visitor(browser: Browser, base_url: str) -> AsyncIterator[Visitor]:
     """One who has just come to the page; his browser has nothing to complain of in the end."""
     async with await browser.new_context(base_url=base_url) as context:
+        context.set_default_timeout(MILLISECONDS)
         page = await context.new_page()
         # The package as it is published: its modules name each other without ".js".
         await page.route("/npm/**", package)

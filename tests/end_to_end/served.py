@@ -161,7 +161,7 @@ def clean_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("GATEWAY_") and name not in settings
+        if not name.startswith(("GATEWAY_", "OTEL_")) and name not in settings
     }
 
 

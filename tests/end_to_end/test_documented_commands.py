@@ -60,7 +60,7 @@ def test_the_commands_print_what_is_said(simulated: Gateway, folder: Path) -> No
 
 def check(command: str, printed: str, folder: Path) -> None:
     """``...`` at the end of what is printed stands for more of it."""
-    ended = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, (command, ended.stderr)
     found, expected = comparable(ended.stdout), comparable(printed)
     if expected.endswith("..."):

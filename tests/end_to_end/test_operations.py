@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.end_to_end.served import Gateway, running
 
@@ -59,6 +60,43 @@ def test_metrics_have_the_gateways_own_and_vllms(demo: Gateway) -> None:
     for name in ("vllm:generation_tokens_total", "vllm:num_requests_running", "gateway_tokens_total"):
         assert any(line.startswith(name) for line in lines), name
     assert "gateway_rows_lost 0.0" in lines
+
+
+# What routers read of a vLLM server: docs/routers.md.
+READ_BY_ROUTERS = {
+    "vllm:num_requests_running": {"model_name", "engine"},
+    "vllm:num_requests_waiting": {"model_name", "engine"},
+    "vllm:kv_cache_usage_perc": {"model_name", "engine"},
+    "vllm:prefix_cache_hits_total": {"model_name", "engine"},
+    "vllm:prefix_cache_queries_total": {"model_name", "engine"},
+    "vllm:cache_config_info": {"block_size", "num_gpu_blocks", "engine"},
+}
+
+
+@pytest.mark.vllm
+def test_metrics_have_what_routers_read_of_vllm(demo: Gateway) -> None:
+    text = httpx.get(f"{demo.base_url}/metrics").text
+    found = {
+        sample.name: sample.labels.keys()
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    for name, labels in READ_BY_ROUTERS.items():
+        assert labels <= found[name], name
+
+
+@pytest.mark.vllm
+def test_the_next_turn_of_a_conversation_finds_its_beginning_in_the_cache(demo: Gateway) -> None:
+    """Which is why routers keep a session at one gateway; with another salt it is as at another gateway."""
+    begun = [{"role": "user", "content": "Tell me a story. " + "The fox jumps over the dog. " * 60}]
+    said = [*begun, {"role": "assistant", "content": "Well."}, {"role": "user", "content": "And then?"}]
+    cached = []
+    for messages, salt in ((begun, "here"), (said, "here"), (said, "elsewhere")):
+        body = {"messages": messages, "max_tokens": 1, "cache_salt": f"routers-{salt}"}
+        answer = httpx.post(f"{demo.base_url}/v1/chat/completions", json=body, timeout=60).json()
+        cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+    assert cached[0] == cached[2] == 0
+    assert cached[1] > 0
 
 
 def test_every_answer_has_a_request_id(client: httpx.Client) -> None:

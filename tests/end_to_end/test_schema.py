@@ -23,7 +23,7 @@ from tests.end_to_end.served import Gateway
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 GENERATING = ("completions", "/completion", "/chat", "/message/")
-SECONDS = 10
+SECONDS = 60
 MOST_TOKENS = 32
 
 

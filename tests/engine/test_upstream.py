@@ -47,7 +47,7 @@ from tests.engine.upstream_server import (
 from tests.strategies import echo_request
 
 KEY = "sk-of-the-upstream"
-SOON = 0.2
+SOON, LATE = 0.7, 30.0
 
 ABC = (piece("a"), piece("b"), piece("c"))
 
@@ -304,8 +304,9 @@ async def test_what_breaks_on_the_way_is_an_error_after_the_text_so_far(
     server: UpstreamServer, count: int, ending: Script
 ) -> None:
     server.scripts["q"] = [[STREAM_HEAD, *chunked(events(*ABC[:count], done=False)), *ending]]
-    async with started(server, between_seconds=SOON, first_byte_seconds=2 * SOON) as engine:
-        async with asyncio.timeout(30):
+    seconds = SOON if ending == [Step.HANG] else LATE
+    async with started(server, between_seconds=seconds, first_byte_seconds=2 * seconds) as engine:
+        async with asyncio.timeout(60):
             text, failure = await failure_of(await engine.submit(request_for("q")))
         assert text == "abc"[:count]
         assert isinstance(failure, GenerationFailed)
@@ -336,8 +337,9 @@ async def test_what_fails_before_the_first_byte_says_what_it_is_and_is_asked_onc
     server: UpstreamServer, streams: bool, script: Script, meaning: type[EngineError]
 ) -> None:
     server.scripts["q"] = [script]
-    async with started(server, first_byte_seconds=SOON, whole_seconds=SOON) as engine:
-        async with asyncio.timeout(30):
+    seconds = SOON if Step.HANG in script else LATE
+    async with started(server, first_byte_seconds=seconds, whole_seconds=seconds) as engine:
+        async with asyncio.timeout(60):
             _, failure = await failure_of(await engine.submit(request_for("q", streams=streams)))
         assert type(failure) is meaning
         assert engine.breaker.failures == (0 if meaning is RequestRefused else 1)
@@ -380,7 +382,7 @@ async def test_what_may_pass_is_asked_again_a_few_times(
 async def test_a_server_that_wants_a_long_pause_is_not_waited_for(server: UpstreamServer) -> None:
     server.scripts["q"] = [error(503, retry_after="3600")]
     async with started(server) as engine:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await failure_of(await engine.submit(request_for("q")))
     assert len(server.received) == 1
 
@@ -424,7 +426,7 @@ async def test_an_abort_closes_the_connection_and_keeps_the_text_so_far(
         while not server.received:
             await asyncio.sleep(0.001)
         await deltas.abort()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             last = await waiting
         await deltas.abort()
         assert (text + last.text, last.finish_reason) == ("abc"[:count], "abort")

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from engine.base import Engine
 from engine.ladder import Ladder
 from engine.simulated import SimulatedEngine
 from gateway.app import create_app
@@ -26,13 +27,14 @@ class InProcess:
 
     client: httpx.AsyncClient
     recorder: MemoryRecorder
+    lifecycle: Lifecycle
 
     @property
     def rows(self) -> list[MessageRow]:
         return self.recorder.closed
 
 
-def in_process(data_dir: Path, engine: SimulatedEngine | None = None, **settings: Any) -> InProcess:
+def in_process(data_dir: Path, engine: Engine | None = None, **settings: Any) -> InProcess:
     """A gateway with these settings."""
     chosen = load({"engine": "simulated", "data_dir": data_dir, "access_log": False} | settings)
     lifecycle, recorder = Lifecycle(chosen), MemoryRecorder([])
@@ -42,4 +44,4 @@ def in_process(data_dir: Path, engine: SimulatedEngine | None = None, **settings
     lifecycle.guard = read_guard(chosen.guard)
     lifecycle._generations = Generations(lifecycle._engine, recorder, commit_wait_seconds=5)
     transport = httpx.ASGITransport(create_app(chosen, lifecycle), raise_app_exceptions=False)
-    return InProcess(httpx.AsyncClient(transport=transport, base_url="http://gateway"), recorder)
+    return InProcess(httpx.AsyncClient(transport=transport, base_url="http://gateway"), recorder, lifecycle)

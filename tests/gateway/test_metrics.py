@@ -174,6 +174,10 @@ async def test_whoever_asks_for_what_there_are_only_so_many_labels(
         )
     except (httpx.InvalidURL, httpx.LocalProtocolError, UnicodeEncodeError):
         return
+    except httpx.RemoteProtocolError as error:
+        # This client takes no redirect to the like of a host that it was told to name.
+        if "location header" not in str(error):
+            raise
     found = label_sets("gateway_http_requests_total")
     statuses = {status for _, _, status in found}
     assert statuses <= {str(int(status)) for status in HTTPStatus} | {"499"}
@@ -217,7 +221,7 @@ async def test_the_loops_lag_is_what_it_was_late() -> None:
 
     def look() -> float:
         seen.append(value("gateway_event_loop_lag_seconds_sum"))
-        if len(seen) >= 2:
+        if len(seen) == 3:
             two.set()
         return 0.0
 
@@ -226,7 +230,7 @@ async def test_the_loops_lag_is_what_it_was_late() -> None:
     pulse.start("simulated", "simulated")
     await two.wait()
     await pulse.stop()
-    assert [round(lag - before, 6) for lag in seen[:2]] == [0.25, 0.25]
+    assert [round(lag - before, 6) for lag in seen[:3]] == [0.0, 0.25, 0.25]
     assert value("gateway_start_time_seconds") > 0
     await pulse.stop()
 
@@ -248,7 +252,8 @@ async def test_a_gauge_that_fails_is_said_and_the_looks_go_on(caplog: pytest.Log
     pulse.start("simulated", "simulated")
     await twice.wait()
     await pulse.stop()
-    assert [record.exc_info is not None for record in caplog.records if record.name == "gateway.metrics"]
+    (record,) = (record for record in caplog.records if record.name == "gateway.metrics")
+    assert record.exc_info is not None
     assert LOOKED_REGISTRY.get_sample_value("looked") == 7.0
 
 

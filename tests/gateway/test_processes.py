@@ -50,7 +50,7 @@ print(there, os.path.exists(path))
 
 def output_of(code: str) -> str:
     ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     return ended.stdout.strip()

@@ -34,7 +34,7 @@ def _text() -> bytes:
     if folder is None:
         return generate_latest(REGISTRY)
     for pid in set(_writers(Path(folder))):
-        if not psutil.pid_exists(pid):
+        if not _lives(pid):
             mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
@@ -45,6 +45,14 @@ def _writers(folder: Path) -> Iterator[int]:
     """The processes whose gauges of what is now are in the folder, as ``gauge_livesum_<pid>.db``."""
     for path in folder.glob("gauge_live*_*.db"):
         yield int(path.stem.rpartition("_")[2])
+
+
+def _lives(pid: int) -> bool:
+    """One that has ended and that its parent has not looked at yet does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def leave() -> None:
