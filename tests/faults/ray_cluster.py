@@ -24,6 +24,27 @@ REPOSITORY = Path(__file__).parents[2]
 READY_SECONDS = 300.0
 END_SECONDS = 120.0
 SHARED_MEMORY = Path("/dev/shm")
+# Ray gives its own processes 30 s to start, which nothing changes and a busy machine may need.
+ATTEMPTS = 5
+
+ENVIRONMENT = {
+    "GATEWAY_ENGINE": "simulated",
+    "GATEWAY_AUTHENTICATION": "false",
+    "PYTHONPATH": str(REPOSITORY),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    # Workers would come last on a busy machine.
+    "RAY_worker_niceness": "0",
+    # Nobody is to be taken for dead because the machine is busy.
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_health_check_failure_threshold": "100",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+}
+
+
+class DriverEnded(Exception):
+    """The driver has ended by itself; the message is its log."""
 
 
 class Cluster:
@@ -80,10 +101,12 @@ class Cluster:
         return self.answer()
 
     def answer(self) -> dict[str, Any]:
-        """The next line of the driver. Fails where it has ended instead."""
+        """The next line of the driver. Raises DriverEnded."""
         assert self._driver.stdout is not None
         line = self._driver.stdout.readline()
-        assert line, f"the driver has ended:\n{self.log}"
+        if not line:
+            self._driver.wait(END_SECONDS)
+            raise DriverEnded(self.log)
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -106,23 +129,38 @@ class Cluster:
 def cluster(url: str, data_dir: Path, **settings: str) -> Iterator[Cluster]:
     """Ray with nothing deployed, ended afterwards; ``settings`` of the gateway by their environment names."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    environment = {"DATABASE_URL": url, "GATEWAY_DATA_DIR": str(data_dir)} | settings
+    before = set(SHARED_MEMORY.glob("*plasma*"))
+    ray = started(folder, environment)
+    try:
+        yield ray
+    finally:
+        ray.end()
+    assert set(SHARED_MEMORY.glob("*plasma*")) <= before
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def started(folder: Path, environment: dict[str, str]) -> Cluster:
+    """Ray, with as many attempts as it may need. Raises DriverEnded."""
+    for attempt in range(1, ATTEMPTS + 1):
+        ray = start(folder / str(attempt), environment)
+        try:
+            ray.answer()
+            break
+        except DriverEnded:
+            if attempt == ATTEMPTS:
+                raise
+    return ray
+
+
+def start(folder: Path, environment: dict[str, str]) -> Cluster:
+    """A driver in a process of its own; does not wait for it."""
+    folder.mkdir()
+    log = folder / "driver.log"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = {
-        "DATABASE_URL": url,
-        "GATEWAY_DATA_DIR": str(data_dir),
-        "GATEWAY_ENGINE": "simulated",
-        "GATEWAY_AUTHENTICATION": "false",
-        "PYTHONPATH": str(REPOSITORY),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Else Ray writes one into the home of whoever runs the tests.
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        # Workers would come last on a busy machine.
-        "RAY_worker_niceness": "0",
-    }
-    before = set(SHARED_MEMORY.glob("*plasma*"))
-    log = folder / "driver.log"
+    # Else Ray writes one into the home of whoever runs the tests.
+    token = {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with log.open("wb") as output:
         driver = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.ray_driver", str(folder), str(port)],
@@ -130,18 +168,11 @@ def cluster(url: str, data_dir: Path, **settings: str) -> Iterator[Cluster]:
             stdout=subprocess.PIPE,
             stderr=output,
             text=True,
-            env=clean_environment() | environment | settings,
+            env=clean_environment() | ENVIRONMENT | token | environment,
             cwd=REPOSITORY,
             start_new_session=True,
         )
-    ray = Cluster(driver, port, log)
-    try:
-        ray.answer()
-        yield ray
-    finally:
-        ray.end()
-    assert set(SHARED_MEMORY.glob("*plasma*")) <= before
-    shutil.rmtree(folder, ignore_errors=True)
+    return Cluster(driver, port, log)
 
 
 def title(process: psutil.Process) -> str:

@@ -171,7 +171,8 @@ def test_replicas_come_with_load_and_go_after_it(ray: Cluster, server: Postgres)
         None,
         min_replicas=1,
         max_replicas=3,
-        target_ongoing_requests=CLIENTS / 3,
+        # Far less than there are clients: on a busy machine most of them are not waiting for an answer.
+        target_ongoing_requests=2,
         upscale_delay_seconds=1,
         downscale_delay_seconds=5,
     )
