@@ -51,7 +51,7 @@ def test_a_server_that_is_well() -> None:
 @pytest.mark.parametrize(
     ("change", "level", "said", "remedy"),
     [
-        ({"version": 130_011, "version_text": "13.11"}, "problem", "13.11", "PostgreSQL 14"),
+        ({"version": 130_011, "version_text": "13.11"}, "warning", "13.11", "PostgreSQL 16"),
         ({"encoding": "SQL_ASCII"}, "problem", "SQL_ASCII", "ENCODING 'UTF8'"),
         ({"read_only": True}, "problem", "standby", "primary"),
         ({"revision": None}, "problem", "revision none", "chatglm-gateway migrate"),
