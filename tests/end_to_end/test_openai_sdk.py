@@ -168,7 +168,8 @@ def test_models(sdk: openai.OpenAI) -> None:
     model = sdk.models.retrieve("simulated")
     assert listed == model
     assert (model.id, model.object, model.owned_by) == ("simulated", "model", "chatglm-gateway")
-    assert set(model.model_extra or {}) == {"engine", "max_model_len", "sampling_defaults"}
+    extra = {"engine", "max_model_len", "parent", "root", "sampling_defaults"}
+    assert set(model.model_extra or {}) == extra
     with pytest.raises(openai.NotFoundError) as unknown:
         sdk.models.retrieve("gpt-4")
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
