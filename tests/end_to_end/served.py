@@ -9,16 +9,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import psutil
 
 from persistence.exact_text import from_column, json_from_column
+from tests.end_to_end.forked import Forked
 
 PROGRAM = "gateway.cli"
 STARTED = "Try       curl"
@@ -138,13 +140,18 @@ def decoded(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def launch(data_dir: Path, *options: str, program: str = PROGRAM, **environment: str) -> Gateway:
-    """Start ``chatglm-gateway serve`` on a free port; does not wait for it. ``program``: its module."""
+def launch(data_dir: Path, *options: str, program: str | None = None, **environment: str) -> Gateway:
+    """Start ``chatglm-gateway serve`` on a free port; does not wait for it. ``program``: its module,
+    PROGRAM itself where it is to be no fork."""
     data_dir.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix="output-", suffix=".txt", dir=data_dir)
+    arguments = ["--port", "0", "--data-dir", str(data_dir), *options]
     with open(descriptor, "wb") as output:
+        if program is None and may_be_forked(options, environment):
+            fork = Forked(arguments, clean_environment() | USUAL | environment, name)
+            return Gateway(cast("subprocess.Popen[bytes]", fork), data_dir, Path(name))
         process = subprocess.Popen(
-            [sys.executable, "-m", program, "serve", "--port", "0", "--data-dir", str(data_dir), *options],
+            [sys.executable, "-m", program or PROGRAM, "serve", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -153,6 +160,14 @@ def launch(data_dir: Path, *options: str, program: str = PROGRAM, **environment:
             start_new_session=True,
         )
     return Gateway(process, data_dir, Path(name))
+
+
+def may_be_forked(options: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Not vLLM, which has processes of its own, and not with variables that libraries read where they are
+    imported."""
+    engine = next((value for option, value in pairwise(options) if option == "--engine"), None)
+    ours = all(name.startswith("GATEWAY_") or name == "DATABASE_URL" for name in environment)
+    return engine in ("simulated", "upstream") and ours
 
 
 def clean_environment() -> dict[str, str]:
@@ -166,7 +181,9 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextmanager
-def running(data_dir: Path, *options: str, program: str = PROGRAM, **environment: str) -> Iterator[Gateway]:
+def running(
+    data_dir: Path, *options: str, program: str | None = None, **environment: str
+) -> Iterator[Gateway]:
     """A started gateway, ended afterwards; what it leaves behind is a failure."""
     gateway = launch(data_dir, *options, program=program, **environment)
     processes: list[psutil.Process] = []

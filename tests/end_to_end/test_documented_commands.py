@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.served import Gateway, running
+from tests.end_to_end.served import PROGRAM, Gateway, running
 
 TEXT = (Path(__file__).parents[2] / "docs" / "chatchat.md").read_text()
 URL = "http://127.0.0.1:8000"
@@ -53,7 +53,7 @@ def test_the_commands_print_what_is_said(simulated: Gateway, folder: Path) -> No
     for command, printed in rest[:later]:
         check(command.replace(URL, simulated.base_url), printed, folder)
     options = ("--engine", "simulated", "--authentication", "--registration", "open")
-    with running(folder / "data", *options) as gateway:
+    with running(folder / "data", *options, program=PROGRAM) as gateway:
         for command, printed in rest[later + 1 :]:
             check(command.replace(URL, gateway.base_url), printed, folder)
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tests.end_to_end.served import running
+from tests.end_to_end.served import PROGRAM, running
 
 NASTY = "\x1b[2J\u2028\u0085 ERROR forged \U0001f600 你好"
 
@@ -22,7 +22,7 @@ def lines_of(output: str) -> list[dict[str, Any]]:
 
 
 def test_all_that_a_gateway_says_is_json_and_joins_with_its_rows(data_dir: Path) -> None:
-    with running(data_dir, "--engine", "simulated", GATEWAY_LOG_FORMAT="auto") as gateway:
+    with running(data_dir, "--engine", "simulated", program=PROGRAM, GATEWAY_LOG_FORMAT="auto") as gateway:
         (told,) = [line for line in lines_of(gateway.output) if line["message"].startswith("Base URL")]
         url = told["message"].split()[-1].removesuffix("/v1")
         with httpx.Client(base_url=url, timeout=60) as client:

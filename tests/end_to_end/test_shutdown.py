@@ -6,15 +6,20 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.end_to_end.served import Gateway, alive, launch, running
+from tests.end_to_end import served
+from tests.end_to_end.served import PROGRAM, Gateway, alive
 
 TEXT = "0123456789" * 20
+
+# Processes of their own, as the command line starts them.
+launch, running = partial(served.launch, program=PROGRAM), partial(served.running, program=PROGRAM)
 
 
 def stream(gateway: Gateway, request_id: str, meanwhile: Callable[[Gateway], None]) -> str:

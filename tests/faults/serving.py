@@ -1,23 +1,17 @@
-"""The gateways of these tests.
-
-They are forked from a process that has all of the gateway imported: a start takes a fraction of a second
-instead of three, and there are hundreds of them.
-"""
+"""The gateways of these tests."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from gateway import cli
+from tests.end_to_end.forked import Forked
 from tests.end_to_end.served import Gateway, clean_environment
 
 # Answers of more than a second, so that some are under way whenever something breaks.
@@ -28,9 +22,6 @@ OPTIONS = ("--port", "0", "--engine", "simulated", "--no-access-log")
 # does not come back under load.
 DATABASE_TIMEOUT_SECONDS = 2.0
 END_SECONDS = 60.0
-
-FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["gateway.server", "engine.simulated", __name__])
 
 
 @contextmanager
@@ -69,47 +60,3 @@ def kill(gateway: Gateway) -> None:
     """SIGKILL, wherever it stands."""
     gateway.process.kill()
     gateway.wait()
-
-
-class Forked:
-    """A forked ``chatglm-gateway serve``, with what a Gateway needs of a subprocess.Popen."""
-
-    def __init__(self, options: tuple[str, ...], environment: dict[str, str], output: str) -> None:
-        self._process = FORKING.Process(target=serve, args=(options, environment, output), daemon=True)
-        self._process.start()
-
-    @property
-    def pid(self) -> int:
-        assert self._process.pid is not None
-        return self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def wait(self, seconds: float) -> int:
-        """The exit status; below 0 the signal that ended it."""
-        self._process.join(seconds)
-        if self._process.exitcode is None:
-            raise TimeoutError(f"it still runs after {seconds} s")
-        return self._process.exitcode
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self._process.kill()
-
-
-def serve(options: tuple[str, ...], environment: dict[str, str], output: str) -> None:
-    """What the command line does, in a forked process."""
-    with open(output, "ab", buffering=0) as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = ["chatglm-gateway", "serve", *options]
-    cli.main()

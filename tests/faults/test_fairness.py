@@ -18,11 +18,12 @@ from statistics import median
 
 import httpx
 
+from tests.end_to_end.forked import FORKING
 from tests.faults.form import LONG, either, report, until
 from tests.faults.keys import Key, make_key
 from tests.faults.load import CLIENT_SECONDS, PATH, events
 from tests.faults.postgres import Postgres
-from tests.faults.serving import FORKING, serving
+from tests.faults.serving import serving
 from tests.faults.watch import gauges
 
 PLACES = 16
