@@ -30,18 +30,8 @@ serve: install
 	    $(if $(filter no,$(AUTHENTICATION)),--no-authentication) \
 	    $(if $(REGISTRATION),--registration '$(REGISTRATION)')
 
-# The tests of the real engine mostly wait for it to start, those of whole gateways for these: all others run
-# beside them, and show as they go.
-GATEWAYS := tests/end_to_end
-
 test: install $(if $(and $(shell command -v node 2>&1),$(shell command -v npm 2>&1)),$(NODE_PACKAGES))
-	@mkdir -p build; \
-	    $(BIN)/python -m pytest -m vllm >build/tests-vllm.txt 2>&1 & vllm=$$!; \
-	    $(BIN)/python -m pytest -m 'not vllm' $(GATEWAYS) >build/tests-gateways.txt 2>&1 & gateways=$$!; \
-	    $(BIN)/python -m pytest -m 'not vllm' $(GATEWAYS:%=--ignore %); others=$$?; \
-	    wait $$gateways; gateways=$$?; cat build/tests-gateways.txt; \
-	    wait $$vllm; vllm=$$?; cat build/tests-vllm.txt; \
-	    exit $$((others ? others : gateways ? gateways : vllm))
+	@tests/run.sh
 
 test-faults: install
 	FAULTS=long $(BIN)/python -m pytest -s --timeout 7200 tests/faults

@@ -111,8 +111,15 @@ class Gateway:
         return rows(f"postgresql://postgres@/postgres?host={socket_dir}", where, *values)
 
     def row(self, answer_id: str) -> dict[str, Any]:
-        """The row of an answer, by the id that the client saw."""
-        (row,) = self.rows("id = $1::text::uuid", answer_id.split("-")[-1])
+        """The row of an answer, by the id that the client saw; of one that runs it comes a moment later."""
+        found: list[dict[str, Any]] = []
+
+        def is_there() -> bool:
+            found[:] = self.rows("id = $1::text::uuid", answer_id.split("-")[-1])
+            return bool(found)
+
+        self.wait_for(is_there)
+        (row,) = found
         return row
 
 

@@ -96,6 +96,8 @@ def text_of(chunks: list[Any]) -> str:
 
 
 def last_row(gateway: Gateway, question: str) -> dict[str, Any]:
+    """Of one that runs it comes a moment later."""
+    gateway.wait_for(lambda: gateway.rows("query = $1", question))
     return gateway.rows("query = $1", question)[-1]
 
 

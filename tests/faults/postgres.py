@@ -117,12 +117,13 @@ class Postgres:
 
         while await one_more():
             pass
-        # What is freed here may be had again by the gateway: until it has none.
         ended = (
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE backend_type = 'client backend' AND application_name <> 'hog'"
         )
-        while await self._hogs[0].fetch(ended):
+        # What is freed here may be had again by the gateway, a moment after it was ended: until nobody
+        # else has one, and there is none to be had.
+        while await self._hogs[0].fetch(ended) or await one_more():
             while await one_more():
                 pass
 
