@@ -7,6 +7,7 @@ from this repository's folder. ``docs/deploy-ray.md`` says more.
 
 # Without "from __future__ import annotations": Serve reads the annotation of ``app`` as a class.
 import asyncio
+import errno
 from math import prod
 
 from fastapi import FastAPI
@@ -16,6 +17,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import LoggingConfig
+from ray.util import get_node_ip_address
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.app import create_app, listening_anywhere
@@ -37,6 +39,8 @@ HEALTH_CHECK_SECONDS = 5.0
 LEAVING_SECONDS = 5.0
 # How many replicas of one machine can serve their metrics.
 METRICS_PORTS = 64
+# As metrics_host: each machine's own address, as the others of the cluster know it.
+NODE = "node"
 
 
 class Arguments(BaseModel):
@@ -64,7 +68,9 @@ class Arguments(BaseModel):
         default=None, ge=0, description="GPUs of a replica; default: as many as engine_args makes vLLM use."
     )
     metrics_host: str = Field(
-        default="127.0.0.1", description="Address that replicas serve their metrics on."
+        default="127.0.0.1",
+        description="Address that replicas serve their metrics on; 'node': that of each one's machine in "
+        "the cluster.",
     )
     metrics_port: int | None = Field(
         default=None,
@@ -166,15 +172,20 @@ class OneRequestId:
 
 def serve_metrics(host: str, first_port: int) -> int:
     """Serve this process's metrics, from a thread and for its life; gives the port. Gauges are as old as the
-    last look at the loop, half a second. Raises OSError when all ports are taken."""
+    last look at the loop, half a second. Raises OSError when all ports are taken, or there is no such
+    address."""
+    address = get_node_ip_address() if host == NODE else host
     for port in range(first_port, first_port + METRICS_PORTS):
         try:
-            start_http_server(port, host)
-        except OSError:
-            continue
-        return port
+            start_http_server(port, address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise OSError(error.errno, f"Metrics: {address}:{port}: {error.strerror}") from error
+        else:
+            return port
     raise OSError(
-        f"Metrics: no port from {first_port} to {first_port + METRICS_PORTS - 1} is free on {host}."
+        errno.EADDRINUSE,
+        f"Metrics: no port from {first_port} to {first_port + METRICS_PORTS - 1} is free on {address}",
     )
 
 
@@ -201,7 +212,8 @@ def app(arguments: Arguments) -> Application:
         ray_actor_options={"num_cpus": arguments.cpus, "num_gpus": gpus},
         # Ray passes on all that the gateway has room for: who waits, waits in the gateway's queue.
         max_ongoing_requests=ongoing,
-        max_queued_requests=settings.queue_max_requests,
+        # Ray takes no 0. The gateway has room for all that Ray passes on.
+        max_queued_requests=max(1, settings.queue_max_requests),
         # No request takes longer, so none is cut off.
         graceful_shutdown_timeout_s=settings.request_timeout_seconds + STOP_SECONDS,
         graceful_shutdown_wait_loop_s=0.5,

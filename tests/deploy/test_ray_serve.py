@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,6 +134,11 @@ def test_the_gateways_queue_and_its_timeout_are_the_ones_that_bind(environment: 
     assert found["actor"] == {"num_cpus": 2, "num_gpus": 0.5}
 
 
+def test_a_gateway_without_a_queue_can_be_deployed(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("GATEWAY_QUEUE_MAX_REQUESTS", "0")
+    assert options(Arguments())["max_queued_requests"] == 1
+
+
 def test_the_config_file_is_one_that_serve_takes(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = ServeDeploySchema.model_validate(yaml.safe_load(CONFIG.read_text()))
     (application,) = config.applications
@@ -217,3 +223,18 @@ def test_each_replica_of_a_machine_has_a_port_for_its_metrics() -> None:
         port = serve_metrics("127.0.0.1", first)
         assert port > first
         assert "python_info" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
+
+def test_metrics_go_to_the_address_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.ray_serve.get_node_ip_address", lambda: "127.0.0.2")
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        first = free.getsockname()[1]
+    port = serve_metrics("node", first)
+    assert "python_info" in httpx.get(f"http://127.0.0.2:{port}/metrics").text
+
+
+def test_only_a_port_that_is_taken_is_passed_over() -> None:
+    # An address of nobody (RFC 5737).
+    with pytest.raises(OSError, match=r"Metrics: 203\.0\.113\.1:9400: ") as raised:
+        serve_metrics("203.0.113.1", 9400)
+    assert raised.value.errno == errno.EADDRNOTAVAIL
