@@ -13,7 +13,7 @@ from tests.faults.load import Answer
 from tests.faults.postgres import Postgres
 
 ROWS = """
-SELECT id, request_id, status, finish_reason, query, response, prompt_tokens, completion_tokens
+SELECT id, gateway_id, request_id, status, finish_reason, query, response, prompt_tokens, completion_tokens
 FROM message_full WHERE starts_with(request_id, $1) ORDER BY id
 """
 TEXTS = ("request_id", "query", "response")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
+
+import httpx
 
 from tests.end_to_end.router import healthy, load_of, routing
 from tests.end_to_end.served import Gateway
 from tests.faults.accounts import Row, check_ended, compare, rows_of
 from tests.faults.form import SEED, either, report, until
-from tests.faults.load import Load
+from tests.faults.killed import Kill, check_kills
+from tests.faults.load import PATH, Load
 from tests.faults.postgres import Postgres
 from tests.faults.serving import launching, serving
 
@@ -58,7 +63,7 @@ def drain_one(server: Postgres, data_dir: Path, seed: int) -> Load:
     return load
 
 
-def kill_one(server: Postgres, data_dir: Path, seed: int) -> Load:
+def kill_one(server: Postgres, data_dir: Path, seed: int) -> tuple[Load, Kill]:
     """A gateway is killed in the middle of its answers."""
     with (
         two_gateways(server, data_dir) as pair,
@@ -66,9 +71,21 @@ def kill_one(server: Postgres, data_dir: Path, seed: int) -> Load:
         Load(str(router.base_url), CLIENTS, seed) as load,
     ):
         go_on(load)
+        gateway_id = id_of(pair[0], server)
+        before = time.monotonic()
         pair[0].process.kill()
+        kill = Kill(before, time.monotonic(), gateway_id)
         go_on(load)
-    return load
+    return load, kill
+
+
+def id_of(gateway: Gateway, server: Postgres) -> int:
+    """What it calls itself in its rows."""
+    request_id = f"whose-{uuid4().hex}"
+    body = {"messages": [{"role": "user", "content": "?"}]}
+    httpx.post(f"{gateway.base_url}{PATH}", json=body, headers={"x-request-id": request_id}, timeout=SECONDS)
+    (row,) = rows_of(server, request_id)
+    return int(row["gateway_id"])
 
 
 def test_a_gateway_that_gives_notice_loses_no_request(server: Postgres, data_dir: Path) -> None:
@@ -82,13 +99,15 @@ def test_a_gateway_that_gives_notice_loses_no_request(server: Postgres, data_dir
 
 def test_a_gateway_that_is_killed_is_asked_no_more(server: Postgres, data_dir: Path) -> None:
     for number in range(ROUNDS):
-        load = kill_one(server, data_dir / str(number), SEED + number)
+        load, kill = kill_one(server, data_dir / str(number), SEED + number)
         # Only streams that had begun, and they break off: none looks like a whole answer.
         failed = [answer for answer in load.answers if answer.failed]
         assert len(failed) <= CLIENTS
         assert all(answer.stream and answer.status == 200 for answer in failed), failed
+        every_row = rows_of(server, load.name)
+        check_kills(load.answers, every_row, [kill])
         rows: dict[str, list[Row]] = defaultdict(list)
-        for row in rows_of(server, load.name):
+        for row in every_row:
             rows[row["request_id"]].append(row)
         twice: Counter[str] = Counter()
         for answer in load.answers:
