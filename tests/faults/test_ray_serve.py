@@ -25,8 +25,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 CLIENTS = either(8, 60)
 KILLS = either(1, 5)
 TOKENS_PER_SECOND = 30
-# By so many characters of its answer, after 0.5 s, a request is a row; how soon it really is, is the machine's
-# affair.
+# An answer of so many characters has taken half a second: it is a row, on a machine that has the time.
 IN_A_ROW_AFTER = either(MOST_CHARACTERS, TOKENS_PER_SECOND // 2)
 # An answer of an hour, to have one that runs whatever comes when.
 ENDLESS = "x" * (3600 * TOKENS_PER_SECOND)
