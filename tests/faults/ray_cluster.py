@@ -59,10 +59,12 @@ class Cluster:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def deploy(self, replicas: int | None, **arguments: Any) -> None:
-        """What ``serve deploy`` does with such a config file. ``replicas``: as many, and only this changes
-        between two calls; None leaves it to the arguments of the app."""
-        deployment = {"name": "Gateway"} | ({} if replicas is None else {"num_replicas": replicas})
+    def deploy(self, replicas: int | None, *, max_surge_percent: int = 0, **arguments: Any) -> None:
+        """What ``serve deploy`` does with such a config file. ``replicas``: as many, which touches no other
+        one while nothing else is changed; None leaves it to the arguments of the app."""
+        deployment: dict[str, Any] = {"name": "Gateway", "max_surge_percent": max_surge_percent}
+        if replicas is not None:
+            deployment["num_replicas"] = replicas
         self._ask(
             deploy={
                 "import_path": "deploy.ray_serve:app",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from uuid import uuid4
@@ -65,16 +66,18 @@ def test_a_replica_that_dies_comes_or_goes_costs_only_what_ran_on_the_dead_one(
     ray.deploy(2)
     started, random = ray.until_running(2), Random(SEED)
     with Load(ray.base_url, CLIENTS, random.getrandbits(32)) as load:
-        kills, seconds = [], []
+        kills: list[Kill] = []
+        seconds = []
         for number in range(KILLS):
             until_answered_by(server, load, 2 + number)
-            kills.append(kill_one(ray, server, random))
-            # In the dead one's place.
-            seconds.append(until_answered_by(server, load, 3 + number))
-            ray.until_running(2)
-        ray.deploy(3)
-        added = ray.until_running(3)
-        until_answered_by(server, load, 3 + KILLS)
+            with one_killed(ray, server, random, kills):
+                # In the dead one's place.
+                seconds.append(until_answered_by(server, load, 3 + number))
+                ray.until_running(2)
+                if number == KILLS - 1:
+                    ray.deploy(3)
+                    added = ray.until_running(3)
+                    until_answered_by(server, load, 3 + KILLS)
         ray.deploy(2)
         removed = ray.until_running(2)
         so_far = load.ended_well
@@ -108,11 +111,13 @@ def until_answered_by(server: Postgres, load: Load, replicas: int) -> float:
     )
 
 
-def kill_one(ray: Cluster, server: Postgres, random: Random) -> Kill:
-    """SIGKILL to one of two replicas while each of them has a stream that does not end.
+@contextmanager
+def one_killed(ray: Cluster, server: Postgres, random: Random, kills: list[Kill]) -> Iterator[None]:
+    """SIGKILL to one of two replicas while each of them has a stream that does not end; then the context,
+    and in the end one more of ``kills``.
 
-    The one breaks off, and its row is closed as lost by another replica; the other goes on until its client
-    leaves.
+    The one stream breaks off, and its row is closed as lost by another replica; the other goes on until its
+    client leaves.
     """
     with ExitStack() as open_streams:
         streams: dict[int, Stream] = {}
@@ -124,6 +129,7 @@ def kill_one(ray: Cluster, server: Postgres, random: Random) -> Kill:
         before = time.monotonic()
         victim.kill()
         after = time.monotonic()
+        yield
         until(
             lambda: any(status(server, stream) == "lost" for stream in streams.values()),
             CLOSED_SECONDS,
@@ -137,7 +143,7 @@ def kill_one(ray: Cluster, server: Postgres, random: Random) -> Kill:
     until(lambda: status(server, living) == "cancelled", NOTICED_SECONDS, "its client has left")
     (row,) = server.fetch(ROW, living.request_id)
     assert 0 < row["completion_tokens"] < len(ENDLESS)
-    return Kill(before, after, dead.gateway_id)
+    kills.append(Kill(before, after, dead.gateway_id))
 
 
 def endless(ray: Cluster, server: Postgres, open_streams: ExitStack) -> Stream:
@@ -180,3 +186,21 @@ def test_replicas_come_with_load_and_go_after_it(ray: Cluster, server: Postgres)
     for each in (load, little):
         assert not [answer for answer in each.answers if answer.failed]
         compare(each.answers, rows_of(server, each.name))
+
+
+@pytest.mark.skipif(not LONG, reason="a Ray of its own, and what it shows is Ray's")
+@pytest.mark.parametrize("surge", [0, 100])
+def test_a_changed_argument_replaces_the_only_replica(ray: Cluster, server: Postgres, surge: int) -> None:
+    ray.deploy(1, max_surge_percent=surge)
+    ray.until_running(1)
+    with Load(ray.base_url, CLIENTS, SEED) as load:
+        until_answered_by(server, load, 1)
+        ray.deploy(1, max_surge_percent=surge, cpus=0.02)
+        until_answered_by(server, load, 2)
+        ray.until_running(1)
+    ended = sorted(answer.ended for answer in load.answers if answer.saw_the_end)
+    longest = max(later - earlier for earlier, later in pairwise(ended))
+    report("changed", surge=surge, requests=len(load.answers), longest_pause=f"{longest:.1f}")
+    # With none they wait in the proxy.
+    assert not [answer for answer in load.answers if answer.failed]
+    assert compare(load.answers, rows_of(server, load.name)).keys() <= {"completed", "cancelled"}
