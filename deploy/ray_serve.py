@@ -174,7 +174,7 @@ def serve_metrics(host: str, first_port: int) -> int:
     """Serve this process's metrics, from a thread and for its life; gives the port. Gauges are as old as the
     last look at the loop, half a second. Raises OSError when all ports are taken, or there is no such
     address."""
-    address = get_node_ip_address() if host == NODE else host
+    address: str = get_node_ip_address() if host == NODE else host  # type: ignore[no-untyped-call]
     for port in range(first_port, first_port + METRICS_PORTS):
         try:
             start_http_server(port, address)
