@@ -140,8 +140,9 @@ def one_killed(ray: Cluster, server: Postgres, random: Random, kills: list[Kill]
         with pytest.raises(httpx.RemoteProtocolError):
             dead.response.read()
         assert status(server, living) == "running"
-    until(lambda: status(server, living) == "cancelled", NOTICED_SECONDS, "its client has left")
+    until(lambda: status(server, living) != "running", NOTICED_SECONDS, "its client has left")
     (row,) = server.fetch(ROW, living.request_id)
+    assert row["status"] == "cancelled", row
     assert 0 < row["completion_tokens"] < len(ENDLESS)
     kills.append(Kill(before, after, dead.gateway_id))
 
