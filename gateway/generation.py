@@ -309,9 +309,16 @@ class Generation:
             pieces = ((0, await self._only.next()),)
         else:
             pieces = await self._next_of_many()
-        if self.ttft_seconds is None:
+        if self.ttft_seconds is None and self._has_token(pieces):
             self.ttft_seconds = time.perf_counter() - self._arrived
         return pieces
+
+    def _has_token(self, pieces: Sequence[tuple[int, Piece]]) -> bool:
+        """Whether one has come: what is aborted before it ends with an empty Delta. Who tells text may count
+        its tokens later, or never."""
+        return any(choice.completion_tokens for choice in self.choices) or any(
+            piece.text or piece.tool_calls for _, piece in pieces
+        )
 
     async def _next_of_many(self) -> list[tuple[int, Piece]]:
         waited_for = set(self._next_of.values())

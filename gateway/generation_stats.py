@@ -15,8 +15,8 @@ class GenerationStats:
     """Of a request that the engine took.
 
     ``arrived`` is in seconds since 1970, all other times are in seconds from then: ``queue_seconds`` in the
-    gateway's queue, ``ttft_seconds`` until the engine's first output, None where none came, ``seconds`` until
-    its last one, ``commit_seconds`` from there until the rows were durable. ``status`` as Generation has it;
+    gateway's queue, ``ttft_seconds`` until the engine's first token, None where none came, ``seconds`` until
+    its last output, ``commit_seconds`` from there until the rows were durable. ``status`` as Generation has it;
     ``finish_reasons`` of all choices, the status where one has not come to its own end. ``instead``: who
     answered in the engine's place.
     """

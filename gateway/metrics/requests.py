@@ -80,7 +80,7 @@ LEFT = Counter(
 )
 TTFT = Histogram(
     "gateway_time_to_first_token_seconds",
-    "Of streamed requests, from the arrival to the engine's first output.",
+    "Of streamed requests that got a token, from the arrival to the first one.",
     ["model"],
     buckets=TTFT_BUCKETS,
 )

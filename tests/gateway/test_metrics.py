@@ -6,8 +6,8 @@ import asyncio
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import get_args
@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from engine.base import Instead, Usage
+from engine.base import Delta, DeltaStream, GenerationRequest, Instead, Told, ToldCall, Usage
+from engine.simulated import SimulatedEngine
 from gateway import metrics
 from gateway.access.caller import ANONYMOUS, Caller
 from gateway.app import create_app
@@ -32,9 +33,9 @@ from gateway.metrics.process import Pulse
 from gateway.metrics.requests import LEFT_REASONS, OTHER, REASONS, UNKNOWN
 from gateway.metrics.watched import watch
 from gateway.settings import load
-from tests.gateway.fakes import House
+from tests.gateway.fakes import AN_HOUR_MS, House
 from tests.gateway.in_process import InProcess, in_process
-from tests.strategies import texts
+from tests.strategies import echo_request, texts
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "metrics.md").read_text()
@@ -52,6 +53,28 @@ HEADERS = ["x-request-id", "authorization", "user-agent", "x-forwarded-for", "ho
 
 LOOKED_REGISTRY = CollectorRegistry()
 LOOKED = Gauge("looked", "A gauge of these tests.", registry=LOOKED_REGISTRY)
+
+
+class Telling(SimulatedEngine):
+    """Answers each request with ``deltas``."""
+
+    def __init__(self, deltas: Sequence[Delta]) -> None:
+        super().__init__()
+        self._deltas = deltas
+
+    async def submit(self, request: GenerationRequest) -> DeltaStream:  # type: ignore[override]
+        return TellingStream(iter(self._deltas))
+
+
+@dataclass
+class TellingStream:
+    deltas: Iterator[Delta]
+
+    async def next(self) -> Delta:
+        return next(self.deltas)
+
+    async def abort(self) -> None:
+        """It has told all there is."""
 
 
 def value(name: str, **labels: object) -> float:
@@ -128,6 +151,38 @@ async def test_a_stream_that_nobody_reads_to_its_end_is_counted_as_its_row_says(
     assert row.status == "cancelled"
     assert value("gateway_requests_total", **labels) == cancelled + 1
     assert value("gateway_tokens_total", kind="completion", model="m") == before + row.completion_tokens
+
+
+@pytest.mark.parametrize("reason", get_args(AbortReason))
+@pytest.mark.parametrize("n", [1, 2])
+async def test_who_never_got_a_token_has_no_first_one(reason: AbortReason, n: int) -> None:
+    house = House(SimulatedEngine(ttft_ms=AN_HOUR_MS))
+    firsts = value("gateway_time_to_first_token_seconds_count", model="m")
+    ended = value("gateway_request_duration_seconds_count", model="m")
+    answer = house.stream("abc", n=n)
+    while not house.recorder.begun:
+        await asyncio.sleep(0)
+    (generation,) = house.generations._running
+    await generation.abort(reason)
+    await asyncio.gather(answer, return_exceptions=True)
+    assert (house.recorder.row.ttft_ms, generation.stats and generation.stats.ttft_seconds) == (None, None)
+    assert value("gateway_time_to_first_token_seconds_count", model="m") == firsts
+    assert value("gateway_request_duration_seconds_count", model="m") == ended + 1
+
+
+@pytest.mark.parametrize("calls", [(), (ToldCall(0, "look", "{}"),)])
+async def test_a_first_token_may_come_uncounted(calls: Sequence[ToldCall]) -> None:
+    """Who tells text, or a call, says how many tokens it was at the end, if at all."""
+    opening = Delta("", (), told=Told())
+    first = Delta("" if calls else "a", (), told=Told(tool_calls=calls))
+    house = House(Telling([opening, first, Delta("", (), "stop", told=Told())]))
+    async with house.open(echo_request("abc", stream=True), "abc") as generation:
+        await generation.next()
+        assert generation.ttft_seconds is None
+        await generation.next()
+        assert generation.ttft_seconds is not None
+        await generation.next()
+        await generation.settle()
 
 
 async def test_answers_are_counted_by_the_routes_template_and_their_status(gateway: InProcess) -> None:
