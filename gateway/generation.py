@@ -195,13 +195,20 @@ class Generation:
             await self._leave(error)
             if self._trace is not None and not self._rows:
                 self._trace.failed(self._prompts, error)
-            if self._full is not None and isinstance(error, EngineOverloaded):
-                # Nobody else could take it: what the queue said is true, and when to come again.
-                raise self._full from error
-            if isinstance(error, EngineError):
-                raise from_engine(error) from error
+            told = self._told_of(error)
+            if isinstance(told, GatewayError) and told.refused_as is not None and not self._rows:
+                metrics.REFUSED.labels(told.refused_as).inc()
+            if told is not error:
+                raise told from error
             raise
         return self
+
+    def _told_of(self, error: BaseException) -> BaseException:
+        """What is raised where ``error`` has ended the request before its first token."""
+        if self._full is not None and isinstance(error, EngineOverloaded):
+            # Nobody else could take it: what the queue said is true, and when to come again.
+            return self._full
+        return from_engine(error) if isinstance(error, EngineError) else error
 
     def _watch(self) -> None:
         """From now on the client's leaving and the deadline are noticed."""

@@ -158,7 +158,7 @@ class Lifecycle:
         )
         metrics.watch_rows(self.recorder)
         metrics.watch_limits(self.limiter)
-        metrics.watch_engine(self._engine, main if isinstance(main, RebuiltEngine) else None)
+        metrics.watch_engine(self._engine, main)
         self._pulse.start(settings.engine, self._engine.card.name)
 
     async def _start_database(self) -> None:

@@ -27,6 +27,10 @@ REASONS = (
     "caller_wait_too_long",
     "queue_full",
     "wait_too_long",
+    "engine_dead",
+    "engine_failed",
+    "engine_full",
+    "engine_refused",
     "requests_per_minute",
     "tokens_per_minute",
     "tokens_per_day",
@@ -74,7 +78,11 @@ RUNNING = Gauge(
     "Requests between admission and the end of their row.",
     multiprocess_mode="livesum",
 )
-REFUSED = Counter("gateway_requests_refused", "Requests refused before the engine.", ["reason"])
+REFUSED = Counter(
+    "gateway_requests_refused",
+    "Requests that the gateway refused, or the engine did not take; they have no row.",
+    ["reason"],
+)
 LEFT = Counter(
     "gateway_requests_left", "Requests that ended while they waited for a place at the engine.", ["reason"]
 )

@@ -21,17 +21,21 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from engine.base import Delta, DeltaStream, GenerationRequest, Instead, Told, ToldCall, Usage
+from engine.base import Delta, DeltaStream, Engine, GenerationRequest, Instead, Told, ToldCall, Usage
+from engine.circuit_breaker import FAILURES, CircuitBreaker
+from engine.ladder import Ladder
 from engine.simulated import SimulatedEngine
+from engine.upstream import Upstream, UpstreamEngine
 from gateway import metrics
 from gateway.access.caller import ANONYMOUS, Caller
 from gateway.app import create_app
+from gateway.errors import RefusedAs
 from gateway.generation import AbortReason
 from gateway.generation_stats import GenerationStats
 from gateway.limits.account import Kind
 from gateway.metrics.process import Pulse
 from gateway.metrics.requests import LEFT_REASONS, OTHER, REASONS, UNKNOWN
-from gateway.metrics.watched import watch
+from gateway.metrics.watched import refresh, watch
 from gateway.settings import load
 from tests.gateway.fakes import AN_HOUR_MS, House
 from tests.gateway.in_process import InProcess, in_process
@@ -185,6 +189,26 @@ async def test_a_first_token_may_come_uncounted(calls: Sequence[ToldCall]) -> No
         await generation.settle()
 
 
+def test_the_engine_is_up_while_it_takes_requests() -> None:
+    def up(main: Engine) -> float:
+        metrics.watch_engine(Ladder(main, ()), main)
+        refresh()
+        return value("gateway_engine_up")
+
+    now = 0.0
+    breaker = CircuitBreaker(lambda: now)
+    upstream = UpstreamEngine(Upstream("spare", "http://spare.test/v1"), breaker=breaker)
+    assert (up(SimulatedEngine()), up(upstream)) == (1, 1)
+    for _ in range(FAILURES):
+        breaker.failed(breaker.begin() or 0)
+    assert up(upstream) == 0
+    now += breaker.pause_seconds
+    assert up(upstream) == 1
+    # Until the one that tries has ended all others are refused.
+    assert breaker.begin() is not None
+    assert up(upstream) == 0
+
+
 async def test_answers_are_counted_by_the_routes_template_and_their_status(gateway: InProcess) -> None:
     asked = [
         ("GET", "/v1/models/a%2Fb/c", ("/v1/models/{model:path}", "GET", 404)),
@@ -263,7 +287,7 @@ def test_every_reason_is_there_before_it_is_given() -> None:
     for path in (ROOT / "gateway").rglob("*.py"):
         for metric, reason in re.findall(r'metrics\.(REFUSED|LEFT)\.labels\("(\w+)"\)', path.read_text()):
             named[metric].add(reason)
-    assert set(REASONS) == named["REFUSED"] | set(get_args(Kind))
+    assert set(REASONS) == named["REFUSED"] | set(get_args(Kind)) | set(get_args(RefusedAs))
     assert set(LEFT_REASONS) == set(get_args(AbortReason))
     assert named["LEFT"] == set()
     for reason in REASONS:
