@@ -79,9 +79,13 @@ class Lifecycle:
             settings.durability,
             settings.database_timeout_seconds,
             ContentPolicy(settings.store_content, settings.content_max_characters),
+            metrics.count_closed_as_lost,
         )
         self.housekeeping = Housekeeping(
-            self.database, settings.retain_content_days, settings.retain_rows_days
+            self.database,
+            settings.retain_content_days,
+            settings.retain_rows_days,
+            metrics.count_closed_as_lost,
         )
         seconds = settings.database_timeout_seconds
         self.accounts = Accounts(self.database, seconds)

@@ -84,7 +84,8 @@ async def test_at_the_start_all_of_it_is_done(own_database: Database) -> None:
     lost = new_row(id=id_at(LONG_AGO), create_time=LONG_AGO)
     old = row_at(LONG_AGO - timedelta(days=65))
     await write(own_database, [lost, old])
-    keeping = Housekeeping(own_database, 30, 110)
+    closed_as_lost: list[int] = []
+    keeping = Housekeeping(own_database, 30, 110, closed_as_lost.append)
     keeping.start()
 
     async def done() -> bool:
@@ -93,6 +94,7 @@ async def test_at_the_start_all_of_it_is_done(own_database: Database) -> None:
     await until(done)
     await keeping.stop()
     assert (await stored(own_database))[lost.id]["status"] == "lost"
+    assert closed_as_lost == [1]
     now = datetime.now(UTC)
     ahead = {
         partitioned.name(start)
