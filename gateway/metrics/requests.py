@@ -94,19 +94,19 @@ TTFT = Histogram(
 )
 PER_TOKEN = Histogram(
     "gateway_time_per_output_token_seconds",
-    "Of streamed requests, the mean time between the tokens of an answer after its first one.",
+    "Of streamed requests, the mean time between an answer's tokens after its first, as its client took them.",
     ["model"],
     buckets=PER_TOKEN_BUCKETS,
 )
 DURATION = Histogram(
     "gateway_request_duration_seconds",
-    "From the request's arrival to the engine's last output.",
+    "From the request's arrival to the engine's last output, sent but for its end: a slow reader counts.",
     ["model"],
     buckets=DURATION_BUCKETS,
 )
 COMMIT_WAIT = Histogram(
     "gateway_commit_wait_seconds",
-    "From the engine's last output to the row's commit.",
+    "From the end of the request's duration to the row's commit.",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
 TOKENS = Counter("gateway_tokens", "Tokens, as the engine counts them.", ["kind", "model"])
