@@ -94,7 +94,7 @@ TTFT = Histogram(
 )
 PER_TOKEN = Histogram(
     "gateway_time_per_output_token_seconds",
-    "Of streamed requests, the mean time between an answer's tokens after its first, as its client took them.",
+    "Of streamed requests, the mean between an answer's tokens after its first, as its client took them.",
     ["model"],
     buckets=PER_TOKEN_BUCKETS,
 )
