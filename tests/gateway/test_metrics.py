@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Metric
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.mmap_dict import MmapedDict
 
 from engine.base import Delta, DeltaStream, Engine, GenerationRequest, Instead, Told, ToldCall, Usage
 from engine.circuit_breaker import FAILURES, CircuitBreaker
@@ -35,6 +36,7 @@ from gateway.generation_stats import GenerationStats
 from gateway.limits.account import Kind
 from gateway.metrics.process import Pulse
 from gateway.metrics.requests import LEFT_REASONS, OTHER, REASONS, UNKNOWN
+from gateway.metrics.scrape import FOLDER, exposition
 from gateway.metrics.watched import refresh, watch
 from gateway.settings import load
 from tests.gateway.fakes import AN_HOUR_MS, House
@@ -336,6 +338,27 @@ async def test_a_gauge_that_fails_is_said_and_the_looks_go_on(caplog: pytest.Log
     (record,) = (record for record in caplog.records if record.name == "gateway.metrics")
     assert record.exc_info is not None
     assert LOOKED_REGISTRY.get_sample_value("looked") == 7.0
+
+
+async def test_two_who_are_asked_at_once_forget_a_dead_process_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for mode in ("livesum", "livemax"):
+        MmapedDict(str(tmp_path / f"gauge_{mode}_{dead.pid}.db")).close()  # type: ignore[no-untyped-call]
+    find = Path.glob
+
+    def found_and_removed_by_the_other(folder: Path, pattern: str) -> Iterator[Path]:
+        for path in list(find(folder, pattern)):
+            if str(dead.pid) in pattern:
+                path.unlink()
+            yield path
+
+    monkeypatch.setattr(Path, "glob", found_and_removed_by_the_other)
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    assert await exposition() == b""
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_metrics_are_as_prometheus_wants_them(gateway: InProcess) -> None:
