@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
@@ -73,12 +74,12 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
         access_log=chosen.access_log,
         security_headers=security_headers,
         log_content=chosen.log_content,
+        around=partial(cors.opened, settings=chosen),
     )
     if chosen.traces_url is not None:
         from gateway.tracing.server_spans import ServerSpans
 
         app.add_middleware(ServerSpans)
-    cors.allow_origins(app, chosen)
     app.include_router(openai.router)
     app.include_router(tokens.router)
     app.include_router(chatchat.router)
