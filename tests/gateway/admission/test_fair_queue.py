@@ -12,7 +12,7 @@ from engine.base import Usage
 from gateway.access.caller import Caller
 from gateway.admission.fair_queue import ALONE_SECONDS, FairQueue, admission_of, kept
 from gateway.admission.queue import AllAtOnce, Place, Work
-from gateway.errors import RateLimitExceeded, Unavailable
+from gateway.errors import GatewayError, RateLimitExceeded, Unavailable
 from gateway.settings import load
 from tests.virtual_time import run_virtually
 
@@ -44,7 +44,13 @@ class Hall:
         """A request called ``name`` comes; returns when it is in, refused, or waits."""
 
         async def come() -> None:
-            self.places[name] = await self.queue.enter(caller, work)
+            try:
+                self.places[name] = await self.queue.enter(caller, work)
+            except GatewayError as error:
+                # What it counts as: the caller's own fault where it is told so.
+                assert error.refused_as is not None
+                assert error.refused_as.startswith("caller_") is isinstance(error, RateLimitExceeded)
+                raise
             self.entered.append(name)
 
         self.tasks[name] = asyncio.create_task(come())
