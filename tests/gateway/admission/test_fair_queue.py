@@ -28,6 +28,12 @@ class Clock:
         return self.now
 
 
+def check_what_it_counts_as(refusal: GatewayError) -> None:
+    """The caller's own fault where it is told so."""
+    assert refusal.refused_as is not None
+    assert refusal.refused_as.startswith("caller_") is isinstance(refusal, RateLimitExceeded)
+
+
 class Hall:
     """A queue, who stands in it, and the order in which they were let in."""
 
@@ -47,9 +53,7 @@ class Hall:
             try:
                 self.places[name] = await self.queue.enter(caller, work)
             except GatewayError as error:
-                # What it counts as: the caller's own fault where it is told so.
-                assert error.refused_as is not None
-                assert error.refused_as.startswith("caller_") is isinstance(error, RateLimitExceeded)
+                check_what_it_counts_as(error)
                 raise
             self.entered.append(name)
 
