@@ -40,9 +40,10 @@ Every request that reaches the engine leaves one exact row in PostgreSQL."""
 def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = None) -> FastAPI:
     """The ASGI application.
 
-    Any ASGI server can run it (``uvicorn --factory gateway.app:create_app``): its lifespan starts and
-    ends the gateway's parts, and has all of the process logged as the settings say. Where that server listens is not known here, so authentication is on unless the
-    setting says no. A ``lifecycle`` that is handed in was started by the caller, who ends it.
+    Any ASGI server can run it (``uvicorn --factory gateway.app:create_app``): its lifespan starts and ends
+    the gateway's parts, and has all of the process logged as the settings say. Where that server listens is
+    not known here, so authentication is on unless the setting says no. A ``lifecycle`` that is handed in was
+    started by the caller, who ends it.
     """
     chosen = lifecycle.settings if lifecycle else listening_anywhere(settings or load())
 

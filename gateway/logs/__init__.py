@@ -58,8 +58,8 @@ def configure_logging(level: str, log_format: LogFormat = "auto") -> None:
 
 
 def take_over_uvicorn() -> None:
-    """Where uvicorn's own command runs the gateway, after ``configure_logging``: its records go the way of all
-    others, and its access log, which has query strings, is off."""
+    """Where uvicorn's own command runs the gateway, after ``configure_logging``: its records go the way of
+    all others, and its access log, which has query strings, is off."""
     for name in ("uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

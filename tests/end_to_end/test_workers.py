@@ -1,5 +1,4 @@
-"""Several worker processes under uvicorn's own supervisor: their metrics are one, and each logs as the settings
-say."""
+"""Several worker processes under uvicorn's own supervisor: their metrics are one, their logs are ours."""
 
 from __future__ import annotations
 
