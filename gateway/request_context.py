@@ -19,6 +19,7 @@ from gateway.logs.current_request import logged_for
 from gateway.logs.formats import printable
 from gateway.request_line import LONGEST_FIELD, RequestLine, is_polled
 from gateway.security_headers import API, Header, added
+from gateway.tracing import TRACE
 
 log = logging.getLogger("gateway.access")
 
@@ -99,6 +100,9 @@ class RequestContext:
                 failure = GatewayError("The gateway failed on this request.")
                 await response_to(failure, scope["path"])(scope, receive, send_with_headers)
             finally:
+                if (trace := state.get(TRACE)) is not None:
+                    # Of a route that nobody's name is asked for: the line has the trace's id, too.
+                    trace.begin()
                 if self._access_log:
                     self._log(scope, status, time.perf_counter() - began)
 

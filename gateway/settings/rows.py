@@ -19,7 +19,8 @@ class Rows(Section):
     database_url: str | None = Field(
         None,
         validation_alias=also("database_url", "DATABASE_URL"),
-        description="postgresql://… with libpq's options; default: an embedded PostgreSQL.",
+        description="postgresql://… with libpq's options, user and password percent-encoded; default: an "
+        "embedded PostgreSQL.",
     )
     database_url_file: Path | None = Field(
         None,
