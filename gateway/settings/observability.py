@@ -111,8 +111,8 @@ class Observability(Section):
     trace_context: Literal["all", "authenticated", "none"] = Field(
         "authenticated",
         description="Whose traceparent and tracestate are believed: everybody's, those of callers who have "
-        "said who they are (everybody's where nobody has to), or nobody's. A request of others begins a trace "
-        "of its own, with a link to theirs.",
+        "said who they are (everybody's where nobody has to), or nobody's. A request of others begins a "
+        "trace of its own, with a link to theirs.",
     )
     trace_content: bool = Field(
         False, description="Traces have the text of prompts, answers and feedback, up to a bound."

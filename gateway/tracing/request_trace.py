@@ -30,6 +30,7 @@ from starlette.types import Scope
 from gateway.access.address import client_address
 from gateway.tracing import TRACE_ID
 from gateway.tracing.evaluation import EVENT, evaluation, is_span
+from gateway.tracing.failure import error_type
 from gateway.tracing.generation_trace import GenerationTrace
 from gateway.tracing.text import plain
 from persistence.feedback import Feedback
@@ -172,7 +173,7 @@ class RequestTrace:
         if stats is not None and stats.status in FAILED:
             error = stats.status
         elif failure is not None:
-            error = type(failure).__qualname__
+            error = error_type(failure)
         elif status is not None and status >= 500:
             error = str(status)
         if error is not None:

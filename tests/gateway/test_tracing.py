@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.trace import get_current_span
+from starlette.requests import ClientDisconnect
 
 from engine.base import (
     ChatMessage,
@@ -187,6 +190,64 @@ async def test_a_place_that_nobody_got_is_an_error_of_the_queue(
     assert answer.status_code == 503
     assert it.span("queue").attributes == {"error.type": "Unavailable"}
     assert {span.name for span in it.spans} == {f"POST {CHAT}", "queue"}
+
+
+class Leaving(AllAtOnce):
+    """Whoever waits here leaves."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self._error = error
+
+    async def enter(self, caller: Caller, work: Work) -> Place:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [ClientDisconnect, asyncio.CancelledError])
+async def test_a_client_that_leaves_the_queue_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    it = traced(tmp_path, monkeypatch)
+    it.gateway.lifecycle.generations.admission = Leaving(error)
+    with suppress(asyncio.CancelledError):
+        assert (await ask(it)).status_code == 499
+    assert it.span("queue").attributes == {"gateway.outcome": "cancelled"}
+    assert it.span("queue").end > it.span("queue").start
+    assert [span.name for span in it.spans if span.failed] == []
+    assert "error.type" not in it.span("POST").attributes
+    assert len(it.spans) == 2
+
+
+async def test_a_client_that_leaves_while_the_engine_is_asked_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = traced(tmp_path, monkeypatch, RefusingEngine(ClientDisconnect()))  # type: ignore[arg-type]
+    await ask(it)
+    assert it.span("chat").attributes["gateway.outcome"] == "cancelled"
+    assert [span.name for span in it.spans if span.failed] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"response_format": {"type": "json_object"}}, "json"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
+            "json",
+        ),
+        ({"structured_outputs": {"json": {}}}, "json"),
+        ({"structured_outputs": {"regex": "a"}}, None),
+        ({"response_format": {"type": "text"}}, None),
+        ({}, None),
+    ],
+)
+async def test_json_that_was_asked_for_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], told: str | None
+) -> None:
+    # An engine of this process that knows no constraints refuses them: it was asked all the same.
+    it = traced(tmp_path, monkeypatch)
+    await ask(it, **fields)
+    assert it.span("chat").attributes.get("gen_ai.output.type") == told
 
 
 async def test_a_fallback_says_who_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
