@@ -19,6 +19,7 @@ from gateway.logs.current_request import logged_for
 from gateway.logs.formats import printable
 from gateway.request_line import LONGEST_FIELD, RequestLine, is_polled
 from gateway.security_headers import API, Header, added
+from gateway.tracing import TRACE
 
 log = logging.getLogger("gateway.access")
 
@@ -101,6 +102,9 @@ class RequestContext:
                     # The client had left before there was anything to send.
                     metrics.count_answer(scope, GONE)
             finally:
+                if (trace := state.get(TRACE)) is not None:
+                    # Of a route that nobody's name is asked for: the line has the trace's id, too.
+                    trace.begin()
                 if self._access_log:
                     self._log(scope, status, time.perf_counter() - began)
 
