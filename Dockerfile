@@ -4,8 +4,8 @@
 #
 # The base for both: PyTorch's wheels bring CUDA's libraries, NVIDIA's container toolkit brings the driver.
 # FlashInfer's kernels, which vLLM does without where there is no nvcc, are compiled at run time: for them take
-# --build-arg BASE=nvidia/cuda:13.0.2-devel-ubuntu24.04. To pin what a tag stands for, give its digest:
-# --build-arg BASE=debian@sha256:...
+# --build-arg BASE=nvidia/cuda:13.0.2-devel-ubuntu24.04. A tag may stand for another image one day; a digest does
+# not: --build-arg BASE=debian@sha256:...
 ARG BASE=debian:12.15-slim
 
 FROM ${BASE} AS base

@@ -47,10 +47,30 @@ SELECT id, 'conversation-' || conversation, 'llm_chat', create_time, '/v1/chat/c
     '{{"stream": true, "sampling": {{"temperature": 0.7, "top_p": 0.8, "max_tokens": 512}}}}'
 FROM ({_NUMBERED}) AS row
 """
+# 64 of them: a text of these compresses as one that somebody wrote, 6 bits in 6 bytes, not to nothing.
+_WORDS = (
+    "about above again along among apart begin below black blood board brown build carry cause chair "
+    "child class clean clear close count court cover cross daily dance depth doubt drive early earth "
+    "eight empty enemy enter every exact fever field fight final floor force fresh front fruit glass "
+    "grand grass green group guard guess heavy horse hotel house human image judge large laugh light"
+)
+
+
+def _text(bytes_: str, words: int) -> str:
+    """SQL: a text of so many words, at most 16, chosen by an md5."""
+    chosen = (f"words[1 + (get_byte({bytes_}, {index}) & 63)]" for index in range(words))
+    return " || ' ' || ".join(chosen)
+
+
 _CONTENTS = f"""
 INSERT INTO message_content (id, query, response)
-SELECT id, 'Question ' || n || repeat(' and so on', 5), 'Answer ' || n || repeat(' in some words', 9)
-FROM ({_NUMBERED}) AS row
+SELECT id, 'Question ' || n || ' ' || {_text("asked", 9)},
+    'Answer ' || n || ' ' || {_text("asked", 16)} || ' ' || {_text("answered", 4)}
+FROM (
+    SELECT id, n, decode(md5('asked' || n), 'hex') AS asked, decode(md5('answered' || n), 'hex') AS answered,
+        string_to_array('{_WORDS}', ' ') AS words
+    FROM ({_NUMBERED}) AS row
+) AS worded
 """
 _CONVERSATIONS = """
 INSERT INTO conversation (id, chat_type, create_time)

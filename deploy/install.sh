@@ -4,7 +4,9 @@
 #   deploy/install.sh [auto|cpu|cuda|none] [dev|serve]
 # The first: which vLLM; auto: cuda where nvidia-smi finds a GPU. The second: dev, the default, brings what
 # the tests need too, serve only what the gateway itself needs.
-# pip's own settings (index, find-links, certificates) are honoured.
+# pip's own settings index-url, find-links and cert are honoured. extra-index-url is not: pip mixes all indexes, uv
+# stays with the first that has a package (so that nobody slips in another one under its name), and not every
+# extra index is complete enough for that. Where yours is: UV_INDEX, and uv's other variables.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -64,17 +66,23 @@ fi
 say "uv, which installs the rest"
 $python -m pip install --quiet --disable-pip-version-check 'uv>=0.8,<1'
 
-# uv does not read pip's settings by itself.
+# uv does not read pip's settings by itself. ("pip config get" reads the user's file alone, not /etc/pip.conf.)
+configured=$($python -m pip config list 2>/dev/null || true)
 setting() {
     local value
     value=$(env | sed -n "s/^PIP_$1=//p")
-    [ -n "$value" ] || value=$($python -m pip config get "global.$2" 2>/dev/null || true)
-    printf '%s' "$value"
+    # The last file counts; a value of several lines has them in one.
+    [ -n "$value" ] || value=$(sed -n "s/^global\.$2='\(.*\)'\$/\1/p" <<<"$configured" | tail -n 1 | sed 's/\\n/ /g')
+    # Without the blanks around it.
+    set -f
+    echo $value
 }
 links=$(setting FIND_LINKS find-links)
 index=$(setting INDEX_URL index-url)
+cert=$(setting CERT cert)
 [ -z "$links" ] || export UV_FIND_LINKS=${links// /,}
 [ -z "$index" ] || export UV_DEFAULT_INDEX=$index
+[ -z "$cert" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$cert}
 install() { .venv/bin/uv pip install --quiet --python $python "$@"; }
 
 case $variant in

@@ -120,6 +120,11 @@ class UpstreamEngine:
         """Valid after ``start``."""
         return self._card
 
+    @property
+    def up(self) -> bool:
+        """Whether the server would be asked now."""
+        return self.breaker.lets_through
+
     async def start(self) -> None:
         """Make the client. The server may be away; where its list of models is asked for, the model has to
         be known without it then. Raises EngineError."""

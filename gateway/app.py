@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
@@ -15,6 +16,7 @@ from gateway import cors, openapi, web_root
 from gateway.error_shapes import response_to
 from gateway.errors import GatewayError, from_status, from_validation
 from gateway.lifecycle import Lifecycle
+from gateway.logs import configure_logging, flush, take_over_uvicorn
 from gateway.request_context import RequestContext
 from gateway.routes import (
     admin,
@@ -39,9 +41,10 @@ Every request that reaches the engine leaves one exact row in PostgreSQL."""
 def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = None) -> FastAPI:
     """The ASGI application.
 
-    Any ASGI server can run it (``uvicorn --factory gateway.app:create_app``): its lifespan starts and
-    ends the gateway's parts. Where that server listens is not known here, so authentication is on unless the
-    setting says no. A ``lifecycle`` that is handed in was started by the caller, who ends it.
+    Any ASGI server can run it (``uvicorn --factory gateway.app:create_app``): its lifespan starts and ends
+    the gateway's parts, and has all of the process logged as the settings say. Where that server listens is
+    not known here, so authentication is on unless the setting says no. A ``lifecycle`` that is handed in was
+    started by the caller, who ends it.
     """
     chosen = lifecycle.settings if lifecycle else listening_anywhere(settings or load())
 
@@ -50,12 +53,16 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
         if lifecycle is not None:
             yield
             return
+        configure_logging(chosen.log_level, chosen.log_format)
+        take_over_uvicorn()
         own = app.state.lifecycle = Lifecycle(chosen)
         try:
             await own.start()
             yield
         finally:
             await own.stop()
+            # uvicorn ends its workers by the signal that it got: nothing runs at their exit.
+            flush()
 
     app = FastAPI(
         title="chatglm-gateway",
@@ -73,12 +80,12 @@ def create_app(settings: Settings | None = None, lifecycle: Lifecycle | None = N
         access_log=chosen.access_log,
         security_headers=security_headers,
         log_content=chosen.log_content,
+        around=partial(cors.opened, settings=chosen),
     )
     if chosen.traces_url is not None:
         from gateway.tracing.server_spans import ServerSpans
 
         app.add_middleware(ServerSpans)
-    cors.allow_origins(app, chosen)
     app.include_router(openai.router)
     app.include_router(tokens.router)
     app.include_router(chatchat.router)

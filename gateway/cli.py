@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -194,7 +197,15 @@ def usage(
 
 def main() -> None:
     """Entry point."""
+    # Until the loop of ``serve`` takes the signal, seconds later: as the first process of a container it
+    # would not be ended by it.
+    signal.signal(signal.SIGTERM, end)
     app()
+
+
+def end(number: int, frame: FrameType | None) -> NoReturn:
+    """As a shell tells of a process that a signal has ended."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from gateway.settings import Settings
 
@@ -31,16 +31,16 @@ EXPOSED = (
 )
 
 
-def allow_origins(app: FastAPI, settings: Settings) -> None:
-    """Let the pages of the origins in ``settings`` in. The last middleware that is added is the outermost:
-    errors and streams get the headers too."""
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_credentials=settings.cors_allow_credentials,
-            allow_methods=METHODS,
-            # The SDKs send a dozen of their own (x-stainless-*), and more with each version.
-            allow_headers=("*",),
-            expose_headers=EXPOSED,
-        )
+def opened(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """``app`` for the pages of the origins in ``settings``, too."""
+    if not settings.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.cors_origins,
+        allow_credentials=settings.cors_allow_credentials,
+        allow_methods=METHODS,
+        # The SDKs send a dozen of their own (x-stainless-*), and more with each version.
+        allow_headers=("*",),
+        expose_headers=EXPOSED,
+    )

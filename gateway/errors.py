@@ -34,7 +34,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel
 
@@ -45,13 +45,27 @@ RETRY_AFTER_SECONDS = 5
 
 NO_RETRY = {"x-should-retry": "false"}
 
+# Why a request that was let in came to no engine all the same: the queue had no place, or the engine did not
+# take it.
+RefusedAs = Literal[
+    "caller_queue_full",
+    "caller_wait_too_long",
+    "queue_full",
+    "wait_too_long",
+    "engine_dead",
+    "engine_failed",
+    "engine_full",
+    "engine_refused",
+]
+
 
 class GatewayError(Exception):
     """A failure that a client is told about.
 
     ``message`` is for people; ``code`` and ``param`` for programs: what went wrong, and the field of
     the request that is at fault. ``closes`` where the request's body may be left unread.
-    ``invalid_fields``: pydantic's errors, where a body did not pass.
+    ``invalid_fields``: pydantic's errors, where a body did not pass. ``refused_as``: what it counts as where
+    it ends the request, for whoever raises it can't know: others may answer.
     """
 
     status = 500
@@ -67,6 +81,12 @@ class GatewayError(Exception):
         self.code = code or type(self).code
         self.headers: dict[str, str] = dict(self.fixed_headers)
         self.invalid_fields: Sequence[Mapping[str, Any]] = ()
+        self.refused_as: RefusedAs | None = None
+
+    def counted_as(self, reason: RefusedAs) -> Self:
+        """The same, with this ``refused_as``."""
+        self.refused_as = reason
+        return self
 
 
 class InvalidRequest(GatewayError):
@@ -229,13 +249,14 @@ def from_engine(error: EngineError) -> GatewayError:
     """What an engine's failure means to a client."""
     match error:
         case RequestRefused():
-            return InvalidRequest(str(error), error.param)
+            return InvalidRequest(str(error), error.param).counted_as("engine_refused")
         case EngineOverloaded():
-            return Unavailable("The engine's queue is full; try again soon.")
+            return Unavailable("The engine's queue is full; try again soon.").counted_as("engine_full")
         case EngineDead():
-            return Unavailable("The engine is not running.", code="engine_unavailable")
+            dead = Unavailable("The engine is not running.", code="engine_unavailable")
+            return dead.counted_as("engine_dead")
         case _:
-            return GenerationError("The engine failed on this request.")
+            return GenerationError("The engine failed on this request.").counted_as("engine_failed")
 
 
 def from_validation(

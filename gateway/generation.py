@@ -195,13 +195,20 @@ class Generation:
             await self._leave(error)
             if self._trace is not None and not self._rows:
                 self._trace.failed(self._prompts, error)
-            if self._full is not None and isinstance(error, EngineOverloaded):
-                # Nobody else could take it: what the queue said is true, and when to come again.
-                raise self._full from error
-            if isinstance(error, EngineError):
-                raise from_engine(error) from error
+            told = self._told_of(error)
+            if isinstance(told, GatewayError) and told.refused_as is not None and not self._rows:
+                metrics.REFUSED.labels(told.refused_as).inc()
+            if told is not error:
+                raise told from error
             raise
         return self
+
+    def _told_of(self, error: BaseException) -> BaseException:
+        """What is raised where ``error`` has ended the request before its first token."""
+        if self._full is not None and isinstance(error, EngineOverloaded):
+            # Nobody else could take it: what the queue said is true, and when to come again.
+            return self._full
+        return from_engine(error) if isinstance(error, EngineError) else error
 
     def _watch(self) -> None:
         """From now on the client's leaving and the deadline are noticed."""
@@ -309,9 +316,16 @@ class Generation:
             pieces = ((0, await self._only.next()),)
         else:
             pieces = await self._next_of_many()
-        if self.ttft_seconds is None:
+        if self.ttft_seconds is None and self._has_token(pieces):
             self.ttft_seconds = time.perf_counter() - self._arrived
         return pieces
+
+    def _has_token(self, pieces: Sequence[tuple[int, Piece]]) -> bool:
+        """Whether one has come: what is aborted before it ends with an empty Delta. Who tells text may count
+        its tokens later, or never."""
+        return any(choice.completion_tokens for choice in self.choices) or any(
+            piece.text or piece.tool_calls for _, piece in pieces
+        )
 
     async def _next_of_many(self) -> list[tuple[int, Piece]]:
         waited_for = set(self._next_of.values())

@@ -79,9 +79,13 @@ class Lifecycle:
             settings.durability,
             settings.database_timeout_seconds,
             ContentPolicy(settings.store_content, settings.content_max_characters),
+            metrics.count_closed_as_lost,
         )
         self.housekeeping = Housekeeping(
-            self.database, settings.retain_content_days, settings.retain_rows_days
+            self.database,
+            settings.retain_content_days,
+            settings.retain_rows_days,
+            metrics.count_closed_as_lost,
         )
         seconds = settings.database_timeout_seconds
         self.accounts = Accounts(self.database, seconds)
@@ -158,7 +162,7 @@ class Lifecycle:
         )
         metrics.watch_rows(self.recorder)
         metrics.watch_limits(self.limiter)
-        metrics.watch_engine(self._engine, main if isinstance(main, RebuiltEngine) else None)
+        metrics.watch_engine(self._engine, main)
         self._pulse.start(settings.engine, self._engine.card.name)
 
     async def _start_database(self) -> None:

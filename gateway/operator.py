@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from gateway.logs.formats import without_secrets
+
 if TYPE_CHECKING:
     from gateway.settings import Settings
     from persistence.database import Database
@@ -26,7 +28,7 @@ DataDir = Annotated[Path | None, typer.Option(help="Where the embedded PostgreSQ
 
 def fail(message: str) -> NoReturn:
     """One line to standard error, and exit status 1."""
-    print(message, file=sys.stderr)
+    print(without_secrets(message), file=sys.stderr)
     raise typer.Exit(1)
 
 

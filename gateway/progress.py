@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from gateway import logs
+from gateway.logs.formats import without_secrets
 from gateway.service_manager import ServiceManager
 
 log = logging.getLogger("gateway.start")
@@ -26,7 +27,7 @@ def say(text: str = "", level: int = logging.INFO) -> None:
             log.log(level, text.strip())
         return
     try:
-        print(text, file=sys.stdout, flush=True)
+        print(without_secrets(text), file=sys.stdout, flush=True)
     except (BrokenPipeError, ValueError):
         return
 

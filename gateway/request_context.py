@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,11 +19,15 @@ from gateway.logs.current_request import logged_for
 from gateway.logs.formats import printable
 from gateway.request_line import LONGEST_FIELD, RequestLine, is_polled
 from gateway.security_headers import API, Header, added
+from gateway.tracing import TRACE
 
 log = logging.getLogger("gateway.access")
 
 # OpenAI's API has had this one version.
 OPENAI_VERSION = (b"openai-version", b"2020-10-01")
+
+# What web servers count a client as that has left; nobody is told.
+GONE = 499
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
@@ -45,6 +49,8 @@ class RequestContext:
     for each request with what is told of it by its state's ``caller``, ``generation``, ``trace_id`` and
     ``error``, the GatewayError that it was refused with; turns what a route did not expect into a 500 in its
     dialect's shape, or ends the connection where the answer had begun.
+
+    What ``around`` puts around the routes sees these 500s, too, and what it answers itself has all the rest.
     """
 
     def __init__(
@@ -53,8 +59,10 @@ class RequestContext:
         access_log: bool,
         security_headers: Sequence[Header] = API,
         log_content: bool = False,
+        around: Callable[[ASGIApp], ASGIApp] | None = None,
     ) -> None:
         self._app = app
+        self._answering = around(self._answered) if around is not None else self._answered
         self._access_log = access_log
         self._log_content = log_content
         self._security_headers = security_headers
@@ -89,18 +97,28 @@ class RequestContext:
 
         with logged_for(state):
             try:
-                await self._app(scope, receive, send_with_headers)
-            except Exception:
-                path = printable(scope["path"][:LONGEST_FIELD])
-                log.exception("%s %s failed, request %s", scope["method"], path, identity)
-                if status:
-                    # The server closes the connection: a cut answer must not look like a whole one.
-                    raise
-                failure = GatewayError("The gateway failed on this request.")
-                await response_to(failure, scope["path"])(scope, receive, send_with_headers)
+                await self._answering(scope, receive, send_with_headers)
+                if not status:
+                    # The client had left before there was anything to send.
+                    metrics.count_answer(scope, GONE)
             finally:
+                if (trace := state.get(TRACE)) is not None:
+                    # Of a route that nobody's name is asked for: the line has the trace's id, too.
+                    trace.begin()
                 if self._access_log:
                     self._log(scope, status, time.perf_counter() - began)
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            path, state = printable(scope["path"][:LONGEST_FIELD]), scope["state"]
+            log.exception("%s %s failed, request %s", scope["method"], path, state["request_id"])
+            if "status" in state:
+                # The server closes the connection: a cut answer must not look like a whole one.
+                raise
+            failure = GatewayError("The gateway failed on this request.")
+            await response_to(failure, scope["path"])(scope, receive, send)
 
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
         level = logging.DEBUG if is_polled(scope["path"]) and 0 < status < 400 else logging.INFO

@@ -49,15 +49,21 @@ class Job:
 class Housekeeping:
     """Does all of it once at ``start``, then each in its time, until ``stop``.
 
-    ``retain_content_days`` and ``retain_rows_days`` as in ``retention.drop_expired``.
+    ``retain_content_days`` and ``retain_rows_days`` as in ``retention.drop_expired``; ``closed_as_lost`` is
+    told how many rows of dead gateways were closed.
     """
 
     def __init__(
-        self, database: Database, retain_content_days: int | None, retain_rows_days: int | None
+        self,
+        database: Database,
+        retain_content_days: int | None,
+        retain_rows_days: int | None,
+        closed_as_lost: Callable[[int], None] | None = None,
     ) -> None:
         self._database = database
         self._retain_content_days = retain_content_days
         self._retain_rows_days = retain_rows_days
+        self._closed_as_lost = closed_as_lost
         self._jobs = [
             Job("making partitions", HOUR, RUN_SECONDS, self._make_partitions),
             Job("closing lost rows", LOST_SECONDS, RUN_SECONDS, self._close_lost),
@@ -140,7 +146,7 @@ class Housekeeping:
         return ", ".join(await partitions.make_ahead(connection))
 
     async def _close_lost(self, connection: asyncpg.Connection) -> str:
-        closed = await liveness.close_lost(connection)
+        closed = await liveness.close_lost(connection, counted=self._closed_as_lost)
         return f"{closed} rows of gateways that are gone" if closed else ""
 
     async def _drop_expired(self, connection: asyncpg.Connection) -> str:

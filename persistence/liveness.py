@@ -8,6 +8,8 @@ back; its rows then say ``lost`` until their real end is written, which wins.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import asyncpg
 
 # One of the two halves of a lock's key; any number that no one else in the database uses.
@@ -36,14 +38,22 @@ async def hold(connection: asyncpg.Connection, gateway_id: int) -> None:
     await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, gateway_id)
 
 
-async def close_lost(connection: asyncpg.Connection, own_id: int | None = None) -> int:
+async def close_lost(
+    connection: asyncpg.Connection,
+    own_id: int | None = None,
+    counted: Callable[[int], None] | None = None,
+) -> int:
     """Close the running rows of all gateways that are dead as ``lost``; gives how many there were.
 
-    ``own_id``: whose lock ``connection`` itself holds, which would not keep it out.
+    ``own_id``: whose lock ``connection`` itself holds, which would not keep it out. ``counted`` is told of
+    each gateway's as soon as they are closed, for what comes then may fail.
     """
     owners = await connection.fetch("SELECT DISTINCT gateway_id FROM message WHERE status = 'running'")
     closed = 0
     for gateway_id in {row["gateway_id"] for row in owners} - {own_id}:
         tag = await connection.execute(_CLOSE, LOCK_CLASS, gateway_id)
-        closed += int(tag.split()[-1])
+        rows = int(tag.split()[-1])
+        closed += rows
+        if counted is not None:
+            counted(rows)
     return closed

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 from uuid import UUID
 
@@ -50,7 +50,8 @@ THREAD_CHARACTERS = 200_000
 class Recorder:
     """The one writer of message rows; lives between ``start`` and ``stop``.
 
-    PostgreSQL is away when a write takes longer than ``timeout_seconds``.
+    PostgreSQL is away when a write takes longer than ``timeout_seconds``. ``closed_as_lost`` is told how many
+    rows of dead gateways were closed.
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class Recorder:
         durability: Durability = "commit",
         timeout_seconds: float = 2.0,
         policy: ContentPolicy = FULL,
+        closed_as_lost: Callable[[int], None] | None = None,
     ) -> None:
-        self._writer = RowWriter(database, timeout_seconds, self._suspect)
+        self._writer = RowWriter(database, timeout_seconds, self._suspect, closed_as_lost)
         self._backlog = backlog
         self._durability = durability
         self._policy = policy

@@ -59,13 +59,21 @@ class RowWriter:
 
     A statement that takes longer than ``timeout_seconds`` counts as PostgreSQL being away, and the
     connection is given up: what became of the statement is not known, and does not matter, for records may
-    be written again. ``lost`` is called, from the event loop, when PostgreSQL ends the connection.
+    be written again. ``lost`` is called, from the event loop, when PostgreSQL ends the connection;
+    ``closed_as_lost`` as ``liveness.close_lost`` says.
     """
 
-    def __init__(self, database: Database, timeout_seconds: float, lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        timeout_seconds: float,
+        lost: Callable[[], None],
+        closed_as_lost: Callable[[int], None] | None = None,
+    ) -> None:
         self._database = database
         self._timeout_seconds = timeout_seconds
         self._lost = lost
+        self._closed_as_lost = closed_as_lost
         self._connection: asyncpg.Connection | None = None
         self._one_at_a_time = asyncio.Lock()
         self._gateway_id: int | None = None
@@ -147,7 +155,7 @@ class RowWriter:
 
     async def _close_lost(self, connection: asyncpg.Connection) -> None:
         async with self._answering(self._timeout_seconds):
-            if closed := await liveness.close_lost(connection, self._gateway_id):
+            if closed := await liveness.close_lost(connection, self._gateway_id, self._closed_as_lost):
                 log.info("%d rows of gateways that are gone are lost", closed)
 
     async def _write(self, connection: asyncpg.Connection, records: Sequence[Record]) -> list[Record]:

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 mkdir -p build
 
 run() { # name, pytest's arguments; each process remembers by itself what failed
-    .venv/bin/python -m pytest -o "cache_dir=build/pytest-$1" "${@:2}"
+    .venv/bin/python -m pytest -o "cache_dir=build/pytest-$1" --durations=12 --durations-min=5 "${@:2}"
 }
 
 again() { # name, how the first run ended, pytest's arguments

@@ -116,8 +116,18 @@ ROWS: dict[str, list[Panel]] = {
             quantiles("gateway_time_to_first_token_seconds", OF_MODEL),
             about="Of streams, from the arrival.",
         ),
-        Panel("Time per output token", "s", quantiles("gateway_time_per_output_token_seconds", OF_MODEL)),
-        Panel("Request duration", "s", quantiles("gateway_request_duration_seconds", OF_MODEL)),
+        Panel(
+            "Time per output token",
+            "s",
+            quantiles("gateway_time_per_output_token_seconds", OF_MODEL),
+            about="Of streams, as their clients took them: a slow reader counts.",
+        ),
+        Panel(
+            "Request duration",
+            "s",
+            quantiles("gateway_request_duration_seconds", OF_MODEL),
+            about="From the arrival to the engine's last output; a slow reader counts.",
+        ),
         Panel("Wait in the queue", "s", quantiles("gateway_queue_wait_seconds")),
         Panel(
             "Wait for the row's commit",
@@ -216,6 +226,7 @@ ROWS: dict[str, list[Panel]] = {
             "short",
             [
                 (f"sum(gateway_rows_lost{{{OF}}})", "lost"),
+                (f"sum(gateway_rows_closed_as_lost_total{{{OF}}})", "closed as lost"),
                 (f"sum(gateway_rows_reduced{{{OF}}})", "without a value"),
                 (f"sum(gateway_journal_damaged{{{OF}}})", "damaged places of the journal"),
             ],
@@ -227,7 +238,7 @@ ROWS: dict[str, list[Panel]] = {
             "reqps",
             [(rate("gateway_requests_refused_total", by="reason"), "{{reason}}")],
             stacked=True,
-            about="Before the engine, by the limit or bound that was reached.",
+            about="By the limit or bound that was reached, or by the engine, which did not take them.",
         ),
         Panel(
             "Left while they waited",

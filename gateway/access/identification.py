@@ -19,6 +19,7 @@ from gateway.access.pages import check_page
 from gateway.access.sessions import COOKIE, cookie
 from gateway.errors import GatewayError, InvalidApiKey, PermissionDenied, Unavailable
 from gateway.lifecycle import Lifecycle, lifecycle_of
+from gateway.tracing import trace_of
 from persistence.api_keys import ApiKey
 from persistence.database import DatabaseUnavailable
 from persistence.sessions import Session
@@ -38,7 +39,11 @@ async def caller_of(request: Request, scope: Scope | None) -> Caller:
     """Who asks, and may do what ``scope`` says; None: what everybody may. Raises InvalidApiKey where that has
     to be known and is not, Unavailable where it can't be known now, RateLimitExceeded where too many unknown
     keys came from there, and PermissionDenied for whoever may not, and for a page of another origin."""
-    request.state.caller = caller = await _known_caller(request)
+    try:
+        request.state.caller = caller = await _known_caller(request)
+    finally:
+        if (trace := trace_of(request)) is not None:
+            trace.begin()
     if scope is None or scope in caller.scopes or caller.is_admin:
         return caller
     if caller.user_id is None:

@@ -183,16 +183,16 @@ class FairQueue:
         account, now = ticket.account, ticket.arrived
         before = len(account.waiting) - 1
         if before >= self._most_of_one:
-            metrics.REFUSED.labels("caller_queue_full").inc()
             part = (still_promised(account.promised, now) + 1) / (before + 1)
             cost, places = account.waiting_cost * part, account.waiting_places * part
             again = self._promise(account.promised, self._seconds_until(account, cost, places, now), now)
-            return RateLimitExceeded(f"{before} of your requests wait already; no more may.", again)
+            told = f"{before} of your requests wait already; no more may."
+            return RateLimitExceeded(told, again).counted_as("caller_queue_full")
         if self._turns.requests > self._most - (self._kept_in_queue if before else 0):
-            metrics.REFUSED.labels("queue_full").inc()
             places = (still_promised(self._promised, now) + 1) * self._turns.places / self._turns.requests
             again = self._promise(self._promised, self._seconds(places, account, now), now)
-            return Unavailable("Too many requests wait already.", retry_after_seconds=again)
+            full = Unavailable("Too many requests wait already.", retry_after_seconds=again)
+            return full.counted_as("queue_full")
         promised = still_promised(account.promised, now)
         cost = account.waiting_cost + promised * ticket.cost
         places = account.waiting_places + promised * ticket.need
@@ -209,12 +209,11 @@ class FairQueue:
         own = account.held + account.waiting_places - ticket.need
         others = self.places_taken - account.held + self._turns.ahead(account, account.waiting_cost)
         if own >= others:
-            metrics.REFUSED.labels("caller_wait_too_long").inc()
-            return RateLimitExceeded("Your requests before this one take too long.", retry_after_seconds)
-        metrics.REFUSED.labels("wait_too_long").inc()
+            told = "Your requests before this one take too long."
+            return RateLimitExceeded(told, retry_after_seconds).counted_as("caller_wait_too_long")
         return Unavailable(
             "The requests before this one take too long.", retry_after_seconds=retry_after_seconds
-        )
+        ).counted_as("wait_too_long")
 
     def _give_up(self, ticket: Ticket) -> None:
         """It has waited as long as anyone may."""

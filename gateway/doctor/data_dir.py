@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,13 +34,17 @@ def check_data_dir(settings: Settings) -> Iterator[Finding]:
         )
         return
     try:
-        try_to_keep(there)
+        tried = try_to_keep(there)
     except OSError as error:
         yield problem(
             f"data_dir {folder} does not keep what is written: {error.strerror}", "look at its disk"
         )
         return
-    yield ok(f"data_dir {folder}" + ("" if there == folder else " is made at the first start"))
+    made = "" if there == folder else " is made at the first start"
+    yield ok(
+        f"data_dir {folder}{made}"
+        + ("" if tried else "; whether its disk keeps what is written could not be tried here")
+    )
     yield from check_owners(settings)
     kind = filesystem_of(there)
     if kind in FORGETFUL:
@@ -55,23 +60,25 @@ def nearest(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
 
 
-def try_to_keep(folder: Path) -> None:
-    """Write to a file without a name, and wait for the disk. Raises OSError."""
+def try_to_keep(folder: Path) -> bool:
+    """Write to a file without a name, and wait for the disk. Raises OSError; False where there are no such
+    files, so that nothing was tried."""
     try:
         file = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
     except OSError as error:
         if error.errno in UNSUPPORTED:
-            return
+            return False
         raise
     try:
         os.write(file, b"x" * 4096)
         os.fsync(file)
     finally:
         os.close(file)
+    return True
 
 
-# Of filesystems that have no files without a name: nothing is tried there.
-UNSUPPORTED = (21, 95)
+# Of filesystems, and kernels, that have no files without a name.
+UNSUPPORTED = (errno.EISDIR, errno.EOPNOTSUPP)
 
 
 def check_owners(settings: Settings) -> Iterator[Finding]:

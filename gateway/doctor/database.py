@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from gateway.access.address import is_loopback
 from gateway.doctor.finding import Finding, ok, problem, warning
+from gateway.logs.formats import without_secrets
 from gateway.settings import Settings, mask_password
 from persistence.database import DatabaseUnavailable
 from persistence.embedded import EmbeddedPostgres
@@ -35,7 +36,7 @@ def check_database(settings: Settings) -> Iterator[Finding]:
         server = asyncio.run(inspect(url, SECONDS))
     except DatabaseUnavailable as error:
         yield problem(
-            f"{mask_password(url)}: {mask_password(str(error))}",
+            f"{mask_password(url)}: {without_secrets(str(error))}",
             "start it, or correct DATABASE_URL: host, port, user, password, database",
         )
         return

@@ -89,9 +89,11 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
 def check_packages(settings: Settings) -> Iterator[Finding]:
     """Those of the engine."""
     installed = packages.installed()
-    yield from packages.check_packages(settings, installed, has_gpu=bool(gpu.find_gpus().found))
+    gpus = gpu.find_gpus()
+    yield from packages.check_packages(settings, installed, has_gpu=bool(gpus.found or gpus.untold))
     if settings.engine == "vllm":
         yield from packages.check_libraries(installed)
+        yield from packages.check_compiler(installed)
 
 
 def check_gpus(settings: Settings) -> Iterator[Finding]:
@@ -101,8 +103,7 @@ def check_gpus(settings: Settings) -> Iterator[Finding]:
         return
     folder, arguments = model_folder.folder_of(settings), settings.engine_args
     assert folder is not None
-    copies = arguments.get("data_parallel_size", 1)
-    wanted = memory.ranks(arguments) * (copies if isinstance(copies, int) else 1)
+    wanted = memory.ranks(arguments) * memory.copies(arguments)
     try:
         dtype = model_folder.shape_of(model_folder.read_json(folder / "config.json"), arguments).dtype
     except (OSError, ValueError, AttributeError):
@@ -132,10 +133,17 @@ def check_memory(settings: Settings) -> Iterator[Finding]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         yield ok(f"{in_units(available)} available {limit}; what the model takes is not known yet")
         return
-    needed, gpus = memory.needed_by(weights, shape), gpu.find_gpus()
-    if packages.installed().for_gpu and gpus.found:
+    needed = memory.needed_by(weights, shape)
+    if packages.installed().for_gpu:
+        gpus = gpu.find_gpus()
+        if not gpus.found:
+            told = memory.told_of(needed, memory.ranks(arguments))
+            yield warning(
+                f"each GPU needs: {told}; what GPUs have is not known, none is seen", "see the GPU's check"
+            )
         yield from memory.check_gpu_memory(needed, gpus, arguments)
         yield from memory.check_machine_memory(None, arguments, available, limit)
     else:
         yield from memory.check_machine_memory(needed, arguments, available, limit)
-    yield from memory.check_shared_memory(several=memory.ranks(arguments) > 1)
+    several = memory.ranks(arguments) * memory.copies(arguments) > 1
+    yield from memory.check_shared_memory(several)

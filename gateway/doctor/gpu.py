@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 from gateway.doctor.finding import Finding, in_units, ok, problem, warning
 from gateway.doctor.packages import Installed
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 SMI_SECONDS = 15.0
-QUERY = ("index", "name", "driver_version", "memory.total", "memory.free", "compute_cap")
+QUERY = ("index", "name", "driver_version", "memory.total", "memory.free", "compute_cap", "uuid")
 COMMAND = ("nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits")
 
 # The least driver for each major version of CUDA, on Linux: later minor versions run on it, too (NVIDIA's
@@ -31,18 +33,22 @@ class Gpu:
     total: int
     free: int
     capability: tuple[int, int]
+    uuid: str
 
 
 @dataclass(frozen=True, slots=True)
 class Gpus:
-    """``failure``: why nothing is known of them."""
+    """Those that CUDA shows to this process, in its order. ``failure``: why nothing is known of them, and
+    nothing works; ``untold``: why it is not known which they are. ``hidden``: how many others there are."""
 
     found: Sequence[Gpu] = ()
     failure: str | None = None
+    untold: str | None = None
+    hidden: int = 0
 
 
 def find_gpus(command: Sequence[str] = COMMAND) -> Gpus:
-    """Those that nvidia-smi sees; none where it is not installed."""
+    """Those that nvidia-smi sees, and CUDA_VISIBLE_DEVICES does not hide; none where it is not installed."""
     try:
         ended = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, errors="replace", timeout=SMI_SECONDS
@@ -54,7 +60,32 @@ def find_gpus(command: Sequence[str] = COMMAND) -> Gpus:
     if ended.returncode != 0:
         said = (ended.stdout + ended.stderr).strip().splitlines() or ["no reason given"]
         return Gpus(failure=f"nvidia-smi: {said[0][:200]}")
-    return read_gpus(ended.stdout)
+    return visible(read_gpus(ended.stdout), os.environ.get(VISIBLE))
+
+
+def visible(gpus: Gpus, chosen: str | None) -> Gpus:
+    """As CUDA takes the variable: indexes, and UUIDs or how they begin, up to the first that there is not.
+    nvidia-smi has the order of the bus, CUDA the same where all GPUs are alike, or CUDA_DEVICE_ORDER is
+    PCI_BUS_ID."""
+    if chosen is None or gpus.failure is not None:
+        return gpus
+    names = [name.strip() for name in chosen.split(",")]
+    if any(name.startswith("MIG-") for name in names):
+        return Gpus(untold=f"{VISIBLE} names parts of GPUs (MIG), of which nvidia-smi's table does not tell")
+    found: list[Gpu] = []
+    for name in names:
+        same = [gpu for gpu in gpus.found if is_named(gpu, name)]
+        if len(same) != 1 or same[0] in found:
+            break
+        found += same
+    return Gpus(found, hidden=len(gpus.found) - len(found))
+
+
+def is_named(gpu: Gpu, name: str) -> bool:
+    """Whether it is meant by an element of the variable."""
+    if name.isdecimal():
+        return int(name) == gpu.index
+    return name.startswith("GPU-") and gpu.uuid.lower().startswith(name.lower())
 
 
 def read_gpus(output: str) -> Gpus:
@@ -71,13 +102,24 @@ def gpu_of(cells: Sequence[str]) -> Gpu:
     """One line's. Raises ValueError and IndexError."""
     major, minor = (int(part) for part in cells[5].split("."))
     total, free = (int(cell) * 1024**2 for cell in cells[3:5])
-    return Gpu(int(cells[0]), cells[1], cells[2], total, free, (major, minor))
+    return Gpu(int(cells[0]), cells[1], cells[2], total, free, (major, minor), cells[6])
 
 
 def check_gpus(gpus: Gpus, installed: Installed, wanted: int, dtype: str) -> Iterator[Finding]:
     """Whether there are as many as ``wanted``, and they can run vLLM with ``dtype``."""
     if gpus.failure is not None:
         yield problem(gpus.failure, "install or reload NVIDIA's driver; in a container, start it with GPUs")
+        return
+    if gpus.untold is not None:
+        yield warning(
+            f"{gpus.untold}: whether the GPUs are enough is not known", "'nvidia-smi -L' lists all parts"
+        )
+        return
+    if not gpus.found and gpus.hidden and installed.for_gpu:
+        yield problem(
+            f"{VISIBLE} is {os.environ.get(VISIBLE, '')!r}, which hides all GPUs ({gpus.hidden})",
+            "set it to indexes or UUIDs that 'nvidia-smi -L' lists, or unset it",
+        )
         return
     if not gpus.found:
         need = "the engine is built for one" if installed.for_gpu else None
@@ -93,7 +135,8 @@ def check_gpus(gpus: Gpus, installed: Installed, wanted: int, dtype: str) -> Ite
     yield from check_driver(gpus.found[0].driver, installed.torch_cuda)
     if installed.for_gpu and len(gpus.found) < wanted:
         yield problem(
-            f"engine_args ask for {wanted} GPUs, {len(gpus.found)} are here",
+            f"engine_args ask for {wanted} GPUs, {len(gpus.found)} are here"
+            + (f", {VISIBLE} hides {gpus.hidden}" if gpus.hidden else ""),
             "lower tensor_parallel_size, pipeline_parallel_size or data_parallel_size",
         )
 

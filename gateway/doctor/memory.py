@@ -48,11 +48,17 @@ def ranks(engine_args: Mapping[str, Any]) -> int:
     return first * second
 
 
+def copies(engine_args: Mapping[str, Any]) -> int:
+    """How many copies of the model are on this machine, each on GPUs of its own."""
+    count = engine_args.get("data_parallel_size_local", engine_args.get("data_parallel_size", 1))
+    return count if isinstance(count, int) and count > 0 else 1
+
+
 def check_gpu_memory(needed: Needed, gpus: Gpus, engine_args: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether weights and the cache of one request fit into what vLLM may take of each GPU."""
     part, given = ranks(engine_args), engine_args.get("gpu_memory_utilization", UTILIZATION)
     share = float(given) if isinstance(given, int | float) and 0 < given <= 1 else UTILIZATION
-    for gpu in gpus.found[:part]:
+    for gpu in gpus.found[: part * copies(engine_args)]:
         takes = share * gpu.total
         wants = (needed.weights + (needed.cache or 0)) / part + GPU_OVERHEAD
         told = f"GPU {gpu.index}: vLLM takes {in_units(takes)} of it, {told_of(needed, part)}"

@@ -7,7 +7,10 @@ import ctypes
 import importlib.util
 import os
 import platform
+import shutil
+import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +20,12 @@ from gateway.doctor.finding import Finding, ok, problem, warning
 from gateway.settings import DEMO, Settings
 
 TESTED_VLLM = "0.32.0"
+COMPILER_SECONDS = 15.0
+COMPILER = (
+    "install gcc, libc6-dev and python3-dev (Debian, Ubuntu) or gcc, glibc-devel and python3-devel (Fedora), "
+    "or name a compiler by CC"
+)
+PROGRAM = "#include <stdlib.h>\n#include <Python.h>\n"
 INSTALL = "run 'make install', with VARIANT=cpu or VARIANT=cuda"
 
 
@@ -149,3 +158,27 @@ def check_libraries(found: Installed) -> Iterator[Finding]:
         yield warning(
             "one core for the gateway and vLLM's processes", "give it more: tokens wait for each other"
         )
+
+
+def check_compiler(found: Installed) -> Iterator[Finding]:
+    """What Triton compiles a little C with, of which there is some around each kernel of vLLM's build for
+    GPUs: the compiler that it would take (triton/runtime/build.py), Python's headers and those of C."""
+    if not found.for_gpu:
+        return
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        yield problem("there is no C compiler: vLLM's kernels are not started without one", COMPILER)
+        return
+    command = [compiler, f"-I{sysconfig.get_path('include')}", "-fsyntax-only", "-x", "c", "-"]
+    try:
+        ended = subprocess.run(  # noqa: S603
+            command, input=PROGRAM, capture_output=True, text=True, errors="replace", timeout=COMPILER_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield problem(f"the C compiler {compiler} does not run: {error}", COMPILER)
+        return
+    if ended.returncode != 0:
+        said = [line for line in ended.stderr.splitlines() if "error" in line] or ["no reason given"]
+        yield problem(f"{compiler} can't compile what vLLM's kernels need: {said[0][:200]}", COMPILER)
+    else:
+        yield ok(f"{compiler} and Python's headers are there")

@@ -57,6 +57,20 @@ def configure_logging(level: str, log_format: LogFormat = "auto") -> None:
     )
 
 
+def take_over_uvicorn() -> None:
+    """Where uvicorn's own command runs the gateway, after ``configure_logging``: its records go the way of
+    all others, and its access log, which has query strings, is off."""
+    for name in ("uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        # Nobody else tells then that it has started.
+        logger.setLevel(logging.NOTSET)
+    access = logging.getLogger("uvicorn.access")
+    access.handlers.clear()
+    access.propagate = False
+
+
 def flush() -> None:
     """Wait a little for what was logged to be written."""
     for handler in logging.getLogger().handlers:

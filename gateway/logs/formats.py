@@ -1,7 +1,7 @@
 """The two forms of a line: one JSON object, or text for a terminal.
 
 Whatever a record holds, a line is one line of valid UTF-8, not long, and has no key of ours, no key as OpenAI
-has them and no password of a URL.
+has them and no password as PostgreSQL's URLs have it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ LONGEST_EXCEPTION = 16_384
 
 # API keys, ours (gateway/access/api_keys.py) and as OpenAI's look.
 _KEY = re.compile(r"\b(cgw_[A-Za-z0-9]{8}|sk-)[A-Za-z0-9_-]{20,}")
-_PASSWORD = re.compile(r'(://[^\s/:@"]*):[^\s/@"]+@')
+# What follows a URL's scheme, and libpq's pairs, in a URL or by themselves; values are quoted or not.
+_AFTER_SCHEME = re.compile(r"://\S*")
+_PAIR = re.compile(r"(password\s*=\s*)(?:'(?:\\.|[^'\\])*'\S*|\S+)", re.IGNORECASE | re.DOTALL)
 
 
 @runtime_checkable
@@ -32,10 +34,24 @@ class Fields(Protocol):
 
 
 def without_secrets(text: str) -> str:
-    """``text`` with ``***`` where it has a key, or a password in a URL."""
+    """``text`` with ``***`` where it has a key, or a password in a URL or of libpq. Rather more than too
+    little: a password may have any character that is not a space, quoted as it should be or not."""
     if "cgw_" in text or "sk-" in text:
         text = _KEY.sub(r"\1***", text)
-    return _PASSWORD.sub(r"\1:***@", text) if "://" in text else text
+    if "assword" in text or "ASSWORD" in text:
+        text = _PAIR.sub(r"\1***", text)
+    return _AFTER_SCHEME.sub(_without_password, text) if "://" in text else text
+
+
+def _without_password(found: re.Match[str]) -> str:
+    url = found[0]
+    colon, at = url.find(":", len("://")), url.rfind("@")
+    return f"{url[:colon]}:***{url[at:]}" if 0 <= colon < at else url
+
+
+def may_have_secrets(text: str) -> bool:
+    """Whether ``without_secrets`` has to look."""
+    return any(sign in text for sign in ("://", "assword", "ASSWORD", "cgw_", "sk-"))
 
 
 def message_of(record: logging.LogRecord) -> str:
@@ -84,7 +100,11 @@ class JsonFormatter(logging.Formatter):
             fields["exception"] = told
         if record.stack_info:
             fields["stack"] = shortened(record.stack_info, LONGEST_EXCEPTION)
-        return in_one_line(without_secrets(to_json(fields)))
+        line = to_json(fields)
+        if may_have_secrets(line):
+            # In the texts themselves: where a password ends is not seen among JSON's own quotes and escapes.
+            line = json.dumps(masked(sayable(fields, depth=8)), ensure_ascii=False)
+        return in_one_line(line)
 
     def _time(self, created: float) -> str:
         second = int(created // 1)
@@ -153,6 +173,15 @@ def sayable(value: object, depth: int) -> object:
         return shortened(str(value), LONGEST_MESSAGE)
     except Exception:
         return type(value).__name__
+
+
+def masked(value: object) -> object:
+    """``value``, as ``sayable`` makes it, without secrets in its texts and names."""
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, Mapping):
+        return {without_secrets(key): masked(one) for key, one in value.items()}
+    return [masked(one) for one in value] if isinstance(value, list) else value
 
 
 def in_one_line(line: str) -> str:

@@ -21,7 +21,7 @@ from gateway.metrics.requests import (
     count_refused_head,
     observe,
 )
-from gateway.metrics.rows import watch_rows
+from gateway.metrics.rows import count_closed_as_lost, watch_rows
 from gateway.metrics.scrape import CONTENT_TYPE, exposition
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "STUCK_READERS",
     "Pulse",
     "count_answer",
+    "count_closed_as_lost",
     "count_refused_head",
     "count_restart",
     "exposition",

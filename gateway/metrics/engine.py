@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import Protocol, get_args, runtime_checkable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from engine.base import InsteadReason
+from engine.base import Engine, InsteadReason
 from engine.circuit_breaker import CircuitBreaker, State
 from engine.ladder import Ladder
-from engine.rebuilt import RebuiltEngine
 from gateway.metrics.requests import DEGRADED
 from gateway.metrics.watched import watch
 
 ENGINE_UP = Gauge(
     "gateway_engine_up",
-    "1 while the engine in this gateway lives, 0 while it is built anew.",
+    "1 while the main engine takes requests, 0 while it is built anew or its server is left alone.",
     multiprocess_mode="livemin",
 )
 ENGINE_RESTARTS = Counter(
@@ -57,10 +56,19 @@ for _outcome in ("ok", "failed"):
     ENGINE_RESTARTS.labels(_outcome)
 
 
-def watch_engine(ladder: Ladder, rebuilt: RebuiltEngine | None) -> None:
+@runtime_checkable
+class Mortal(Protocol):
+    """An engine that may be away for a while."""
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes requests, as far as is known."""
+
+
+def watch_engine(ladder: Ladder, main: Engine) -> None:
     """Let the gauges of engines show what these know."""
     watch(UNTOLD, lambda: ladder.untold_tokens)
-    watch(ENGINE_UP, lambda: rebuilt is None or rebuilt.up)
+    watch(ENGINE_UP, lambda: not isinstance(main, Mortal) or main.up)
     for rung in ladder.fallbacks:
         for reason in get_args(InsteadReason):
             DEGRADED.labels(rung.name, reason)

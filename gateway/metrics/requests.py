@@ -27,6 +27,10 @@ REASONS = (
     "caller_wait_too_long",
     "queue_full",
     "wait_too_long",
+    "engine_dead",
+    "engine_failed",
+    "engine_full",
+    "engine_refused",
     "requests_per_minute",
     "tokens_per_minute",
     "tokens_per_day",
@@ -74,31 +78,35 @@ RUNNING = Gauge(
     "Requests between admission and the end of their row.",
     multiprocess_mode="livesum",
 )
-REFUSED = Counter("gateway_requests_refused", "Requests refused before the engine.", ["reason"])
+REFUSED = Counter(
+    "gateway_requests_refused",
+    "Requests that the gateway refused, or the engine did not take; they have no row.",
+    ["reason"],
+)
 LEFT = Counter(
     "gateway_requests_left", "Requests that ended while they waited for a place at the engine.", ["reason"]
 )
 TTFT = Histogram(
     "gateway_time_to_first_token_seconds",
-    "Of streamed requests, from the arrival to the engine's first output.",
+    "Of streamed requests that got a token, from the arrival to the first one.",
     ["model"],
     buckets=TTFT_BUCKETS,
 )
 PER_TOKEN = Histogram(
     "gateway_time_per_output_token_seconds",
-    "Of streamed requests, the mean time between the tokens of an answer after its first one.",
+    "Of streamed requests, the mean between an answer's tokens after its first, as its client took them.",
     ["model"],
     buckets=PER_TOKEN_BUCKETS,
 )
 DURATION = Histogram(
     "gateway_request_duration_seconds",
-    "From the request's arrival to the engine's last output.",
+    "From the request's arrival to the engine's last output, sent but for its end: a slow reader counts.",
     ["model"],
     buckets=DURATION_BUCKETS,
 )
 COMMIT_WAIT = Histogram(
     "gateway_commit_wait_seconds",
-    "From the engine's last output to the row's commit.",
+    "From the end of the request's duration to the row's commit.",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
 TOKENS = Counter("gateway_tokens", "Tokens, as the engine counts them.", ["kind", "model"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from gateway.metrics.watched import watch
 from persistence.recorder import Recorder
@@ -24,6 +24,10 @@ ROWS_LAG = Gauge(
 )
 ROWS_LOST = Gauge(
     "gateway_rows_lost", "Rows that could not be written. Must stay 0.", multiprocess_mode="sum"
+)
+CLOSED_AS_LOST = Counter(
+    "gateway_rows_closed_as_lost",
+    "Rows of gateways that are gone, which this one has closed as lost.",
 )
 ROWS_REDUCED = Gauge(
     "gateway_rows_reduced",
@@ -62,3 +66,8 @@ def watch_rows(recorder: Recorder) -> None:
     watch(JOURNAL_MAX_BYTES, lambda: backlog.most_bytes)
     watch(JOURNAL_DAMAGED, lambda: backlog.damaged)
     watch(DATABASE_AWAY, lambda: recorder.away is not None)
+
+
+def count_closed_as_lost(rows: int) -> None:
+    """So many rows of a gateway that is gone were closed."""
+    CLOSED_AS_LOST.inc(rows)

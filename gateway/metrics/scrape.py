@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.metrics.watched import refresh
 
@@ -35,7 +35,7 @@ def _text() -> bytes:
         return generate_latest(REGISTRY)
     for pid in set(_writers(Path(folder))):
         if not _lives(pid):
-            mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
+            _forget(pid, Path(folder))
     registry = CollectorRegistry()
     MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
@@ -55,7 +55,13 @@ def _lives(pid: int) -> bool:
         return False
 
 
+def _forget(pid: int, folder: Path) -> None:
+    """As prometheus_client's ``mark_process_dead``, where others may do the same at the same time."""
+    for path in folder.glob(f"gauge_live*_{pid}.db"):
+        path.unlink(missing_ok=True)
+
+
 def leave() -> None:
     """This process ends: what it told of what is now is true no more."""
-    if FOLDER in os.environ:
-        mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+    if (folder := os.environ.get(FOLDER)) is not None:
+        _forget(os.getpid(), Path(folder))

@@ -8,6 +8,7 @@ under those names too.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -165,8 +166,9 @@ def mask_password(url: str) -> str:
     user, at, rest = rest.rpartition("@")
     if ":" in user:
         user = user.partition(":")[0] + ":***"
-    address, question, query = rest.partition("?")
-    return f"{scheme}{separator}{user}{at}{address}{question}{'&'.join(map(_mask_pair, query.split('&')))}"
+    # What stands before an @ may be pairs, too: user names of some services have one.
+    pieces = map(_mask_pair, re.split("([?&])", f"{user}{at}{rest}"))
+    return f"{scheme}{separator}{''.join(pieces)}"
 
 
 def _mask_pair(pair: str) -> str:

@@ -32,7 +32,7 @@ def page() -> Iterator[str]:
     options = inspect.signature(serve).parameters
     for section in reversed(Settings.__bases__):
         assert issubclass(section, Section)
-        yield f"## {(section.__doc__ or section.__name__).strip().rstrip('.')}\n"
+        yield f"## {' '.join((section.__doc__ or section.__name__).split()).rstrip('.')}\n"
         yield "| setting | option | environment | default | |"
         yield "|---|---|---|---|---|"
         for name in section.__annotations__:

@@ -105,8 +105,14 @@ class Observability(Section):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="How much of the requests that come without a traceparent is traced: 0 to 1. With one, "
-        "its sampled flag decides.",
+        description="How much of the requests that come without a traceparent is traced: 0 to 1. With one "
+        "that is believed, its sampled flag decides.",
+    )
+    trace_context: Literal["all", "authenticated", "none"] = Field(
+        "authenticated",
+        description="Whose traceparent and tracestate are believed: everybody's, those of callers who have "
+        "said who they are (everybody's where nobody has to), or nobody's. A request of others begins a "
+        "trace of its own, with a link to theirs.",
     )
     trace_content: bool = Field(
         False, description="Traces have the text of prompts, answers and feedback, up to a bound."

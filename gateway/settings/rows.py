@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,7 +19,8 @@ class Rows(Section):
     database_url: str | None = Field(
         None,
         validation_alias=also("database_url", "DATABASE_URL"),
-        description="postgresql://… with libpq's options; default: an embedded PostgreSQL.",
+        description="postgresql://… with libpq's options, user and password percent-encoded; default: an "
+        "embedded PostgreSQL.",
     )
     database_url_file: Path | None = Field(
         None,
@@ -101,11 +103,40 @@ def url_in(path: Path) -> str:
 
 
 def checked_url(url: str) -> str:
-    """Raises ValueError, which tells nothing of ``url``: it may hold a password."""
+    """Raises ValueError, which tells nothing of ``url``: it may hold a password. What asyncpg would take for
+    a port or an option, and name in its error, may be a part of one that is not percent-encoded."""
     try:
-        scheme = urlsplit(url).scheme
+        parts = urlsplit(url)
+        usable = _usable(url, parts)
     except ValueError:
-        raise ValueError("is not a URL") from None
-    if scheme not in ("postgresql", "postgres"):
+        raise ValueError(f"is not a URL; {ENCODE}") from None
+    if parts.scheme not in ("postgresql", "postgres"):
         raise ValueError("must be a postgresql:// URL")
+    if not usable:
+        raise ValueError(f"has a host, a port or an option that is none; {ENCODE}")
     return url
+
+
+ENCODE = (
+    "in user and password every character but A-Z a-z 0-9 . _ ~ - must be percent-encoded "
+    "(@ is %40, / is %2F, : is %3A, # is %23, ? is %3F)"
+)
+
+# One of several, in libpq's and asyncpg's form.
+_HOST = re.compile(r"(\[[^\[\]]*\]|[^\[\]:]*)(:[0-9]{0,5})?")
+_MAY_HAVE_AT = ("user=", "password=", "sslpassword=")
+
+
+def _usable(url: str, parts: SplitResult) -> bool:
+    """Raises ValueError where the query is none."""
+    if not url.isprintable() or " " in url or "#" in url:
+        return False
+    _, at, hosts = parts.netloc.partition("@")
+    hosts = hosts if at else parts.netloc
+    if parts.query:
+        parse_qsl(parts.query, strict_parsing=True)
+    return (
+        "@" not in hosts + parts.path
+        and all(_HOST.fullmatch(host) for host in hosts.split(","))
+        and all("@" not in pair or pair.startswith(_MAY_HAVE_AT) for pair in parts.query.split("&"))
+    )

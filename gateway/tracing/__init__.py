@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from gateway.tracing.tracing import Tracing
 
 TRACE, TRACE_ID = "trace", "trace_id"
-"""In a request's state, while tracing is on: its RequestTrace, and its trace's id in 32 hex digits."""
+"""In a request's state, while tracing is on: its RequestTrace, and, as soon as that is known, its trace's id
+in 32 hex digits."""
 
 
 def tracing_of(settings: Settings) -> Tracing | None:

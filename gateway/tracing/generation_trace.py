@@ -24,16 +24,20 @@ from opentelemetry.util.types import AttributeValue
 
 from engine.base import GenerationRequest
 from gateway.generation_stats import GenerationStats
+from gateway.tracing.failure import error_type
 from gateway.tracing.text import input_messages, output_messages, plain
 
 if TYPE_CHECKING:
     from gateway.prompt_answer import PromptAnswer
     from gateway.tracing.request_trace import RequestTrace
 
+NOTHING: Mapping[str, AttributeValue] = {}
+
 log = logging.getLogger("gateway.tracing")
 
 MOST_STOPS = 16
 LONGEST_NAME = 255
+JSON_KINDS = ("json", "json_object")
 FAILED = frozenset({"error", "timeout", "shutdown"})
 
 
@@ -86,23 +90,28 @@ class GenerationTrace:
             log.exception("request %s has no spans", stats.request_id)
 
     def failed(self, prompts: Sequence[PromptAnswer], error: BaseException) -> None:
-        """The request got no place at the engine, or the engine did not take it."""
+        """The request got no place at the engine, or the engine did not take it; no failure where its client
+        has left."""
         if not self._sampled:
             return
+        told = error_type(error)
+        outcome: dict[str, AttributeValue] = {"gateway.outcome": "cancelled"} if told is None else {}
         try:
             if self._admitted_ns is None:
-                self._queue(None, type(error).__qualname__)
+                self._queue(None, told, outcome)
                 return
             self._queue(None, None)
-            self._inference(prompts, {}, self._request.now_ns, type(error).__qualname__)
+            self._inference(prompts, outcome, self._request.now_ns, told)
         except Exception:
             log.exception("a request has no spans")
 
-    def _queue(self, waited: float | None, error: str | None) -> None:
-        attributes: dict[str, AttributeValue] = {}
+    def _queue(
+        self, waited: float | None, error: str | None, outcome: Mapping[str, AttributeValue] = NOTHING
+    ) -> None:
+        attributes = dict(outcome)
         if waited is not None:
             attributes["gateway.queue.seconds"] = waited
-        end_ns = self._request.now_ns if error is not None else self._began_ns
+        end_ns = self._request.now_ns if self._admitted_ns is None else self._admitted_ns
         self._span("queue", self._arrived_ns, end_ns, attributes, error)
 
     def _generation(self, stats: GenerationStats, prompts: Sequence[PromptAnswer], ended_ns: int) -> None:
@@ -179,6 +188,10 @@ class GenerationTrace:
         for name, value in told.items():
             if value is not None:
                 attributes[f"gen_ai.request.{name}"] = value
+        if (structured := (asked or sampling).structured) is not None and structured.kind in JSON_KINDS:
+            # Where the request has an output format, the conventions say: nothing for text, which is the
+            # default.
+            attributes["gen_ai.output.type"] = "json"
         if stops := (asked or sampling).stop:
             attributes["gen_ai.request.stop_sequences"] = [
                 plain(stop, LONGEST_NAME) for stop in stops[:MOST_STOPS]

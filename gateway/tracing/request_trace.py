@@ -20,17 +20,23 @@ from opentelemetry.trace import (
     StatusCode,
     TraceFlags,
     format_trace_id,
+    get_current_span,
     set_span_in_context,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.requests import Request
 from starlette.types import Scope
 
+from gateway.access.address import client_address
+from gateway.tracing import TRACE_ID
 from gateway.tracing.evaluation import EVENT, evaluation, is_span
+from gateway.tracing.failure import error_type
 from gateway.tracing.generation_trace import GenerationTrace
 from gateway.tracing.text import plain
 from persistence.feedback import Feedback
 
 if TYPE_CHECKING:
+    from gateway.access.caller import Caller
     from gateway.tracing.tracing import Tracing
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
@@ -45,29 +51,78 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 class RequestTrace:
     """From a request's arrival to its ``end``. ``trace_id`` is also that of one that is not sampled; its
-    spans are not made."""
+    spans are not made.
+
+    Whose trace it belongs to may depend on who asks: then its span is made, with the time of its arrival, as
+    soon as that is known or somebody wants to know.
+    """
 
     def __init__(self, tracing: Tracing, scope: Scope) -> None:
         self.tracing = tracing
+        self._scope = scope
         self._began_ns, self._began = time.time_ns(), time.perf_counter_ns()
         method = scope["method"]
         self._method = method if method in METHODS else "HTTP"
-        attributes: dict[str, str | int] = {
+        self._attributes: dict[str, str | int] = {
             "http.request.method": method if method in METHODS else "_OTHER",
             "url.path": plain(scope["path"], LONGEST_PATH),
             "url.scheme": scope.get("scheme", "http"),
         }
-        if tracing.client_address and scope.get("client"):
-            attributes["client.address"] = scope["client"][0]
-        self.span: Span = tracing.tracer.start_span(
+        if tracing.client_address and (address := client_address(Request(scope))):
+            self._attributes["client.address"] = address
+        self._parent = parent_of(scope)
+        self._span: Span | None = None
+        if (
+            tracing.trace_context != "authenticated"
+            or not get_current_span(self._parent).get_span_context().is_valid
+        ):
+            self.begin()
+
+    def begin(self) -> None:
+        """Who asks is known, or will not be. Does nothing the second time."""
+        if self._span is not None:
+            return
+        parent, links = self._parent, []
+        told = get_current_span(parent).get_span_context()
+        if told.is_valid and not self._is_believed:
+            parent = Context()
+            links = [
+                Link(SpanContext(told.trace_id, told.span_id, is_remote=True, trace_flags=told.trace_flags))
+            ]
+        self._span = self.tracing.tracer.start_span(
             self._method,
-            parent_of(scope),
+            parent,
             SpanKind.SERVER,
-            attributes,
+            self._attributes,
+            links,
             start_time=self._began_ns,
         )
-        self.context = self.span.get_span_context()
-        self.trace_id = format_trace_id(self.context.trace_id)
+        self._scope.setdefault("state", {})[TRACE_ID] = self.trace_id
+
+    @property
+    def _is_believed(self) -> bool:
+        """Whether the client may say which trace this belongs to, and whether it is sampled."""
+        if self.tracing.trace_context != "authenticated":
+            return self.tracing.trace_context == "all"
+        caller: Caller | None = self._scope.get("state", {}).get("caller")
+        return caller is not None and caller.kind != "anonymous"
+
+    @property
+    def span(self) -> Span:
+        """The server span."""
+        self.begin()
+        assert self._span is not None
+        return self._span
+
+    @property
+    def context(self) -> SpanContext:
+        """The server span's."""
+        return self.span.get_span_context()
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits."""
+        return format_trace_id(self.context.trace_id)
 
     @property
     def now_ns(self) -> int:
@@ -118,7 +173,7 @@ class RequestTrace:
         if stats is not None and stats.status in FAILED:
             error = stats.status
         elif failure is not None:
-            error = type(failure).__qualname__
+            error = error_type(failure)
         elif status is not None and status >= 500:
             error = str(status)
         if error is not None:

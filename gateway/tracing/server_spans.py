@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.request_line import is_polled
-from gateway.tracing import TRACE, TRACE_ID
+from gateway.tracing import TRACE
 from gateway.tracing.request_trace import RequestTrace
 
 
@@ -21,8 +21,7 @@ class ServerSpans:
             await self._app(scope, receive, send)
             return
         trace = RequestTrace(scope["app"].state.lifecycle.tracing, scope)
-        state = scope.setdefault("state", {})
-        state[TRACE], state[TRACE_ID] = trace, trace.trace_id
+        scope.setdefault("state", {})[TRACE] = trace
         failure: BaseException | None = None
         try:
             await self._app(scope, receive, send)

@@ -49,6 +49,9 @@ class Tracing:
     def __init__(self, settings: Settings, url: str, processor: BoundedProcessor | None = None) -> None:
         self.content = settings.trace_content
         self.client_address = settings.trace_client_address
+        # Where nobody has to say who he is, nobody is less believed than others.
+        asks = settings.authenticates or settings.trace_context != "authenticated"
+        self.trace_context = settings.trace_context if asks else "all"
         self.answerers = answerers(settings)
         self.ids = ChosenIds()
         headers = settings.otlp_headers

@@ -147,7 +147,7 @@ def _transform(resource: Resource, said: dict[str, Any]) -> None:
         for container in _containers(resource):
             name = container["image"].partition(":")[0]
             if name == image["name"]:
-                container["image"] = f"{name}:{image['newTag']}"
+                container["image"] = f"{image['newName']}:{image['newTag']}"
 
 
 def _containers(resource: Resource) -> list[dict[str, Any]]:

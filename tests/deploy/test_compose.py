@@ -128,9 +128,19 @@ def test_a_profile_starts_one_gateway_of_its_variant_after_its_migration(profile
     assert SERVICES[migration]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     for name in (gateway, migration):
         assert SERVICES[name]["image"] == f"chatglm-gateway:{variant}"
-        assert SERVICES[name]["build"]["args"] == {"VARIANT": variant}
-        assert (FOLDER / SERVICES[name]["build"]["context"] / "Dockerfile").is_file()
+    assert SERVICES[gateway]["build"]["args"] == {"VARIANT": variant}
+    assert (FOLDER / SERVICES[gateway]["build"]["context"] / "Dockerfile").is_file()
     assert ("deploy" in SERVICES[gateway]) == (profile == "gpu")
+
+
+def test_each_of_our_images_is_built_once_and_never_pulled() -> None:
+    """Two builds of one tag at once: the second ends with "already exists" (containerd's image store)."""
+    for tag in {SERVICES[name]["image"] for name in OURS}:
+        builders = [name for name in OURS if SERVICES[name]["image"] == tag and "build" in SERVICES[name]]
+        assert len(builders) == 1, tag
+        for name in OURS:
+            if SERVICES[name]["image"] == tag and name not in builders:
+                assert SERVICES[name]["pull_policy"] == "never", name
 
 
 def test_prometheus_and_grafana_find_what_they_read() -> None:

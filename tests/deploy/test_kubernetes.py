@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -240,6 +242,30 @@ def test_the_image_is_the_dockerfiles_and_the_same_for_the_migration(gpu: list[R
     assert f"XDG_CACHE_HOME={cache}" in text
 
 
+def test_one_command_names_the_image_for_gateways_and_migration(tmp_path: Path) -> None:
+    """That of the page."""
+    page = (ROOT / "docs" / "deploy-kubernetes.md").read_text()
+    (command,) = re.findall(r"^ *(sed -i (?:.*\\\n)*.*)$", page, re.MULTILINE)
+    copied = tmp_path / "deploy" / "kubernetes"
+    shutil.copytree(MANIFESTS, copied)
+    script = f"image=example.com:5000/ours/gateway tag=1.2.3-cuda\n{command}"
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)
+    (job,) = build(copied / "migrate")
+    migration = pod_of(job)["containers"][0]["image"]
+    assert migration == gateway_of(build(copied / "overlays" / "gpu"))["image"]
+    assert migration == "example.com:5000/ours/gateway:1.2.3-cuda"
+
+
+def test_names_are_asked_of_the_cluster_and_of_a_cache_on_the_node(overlay: list[Resource]) -> None:
+    rules = the("NetworkPolicy", overlay, "chatglm-gateway-egress")["spec"]["egress"]
+    (rule,) = [one for one in rules if {"port": 53, "protocol": "UDP"} in one["ports"]]
+    assert {"port": 53, "protocol": "TCP"} in rule["ports"]
+    cluster, node = rule["to"]
+    assert cluster["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
+    # No selector of pods finds what is in the node's network.
+    assert node == {"ipBlock": {"cidr": "169.254.20.10/32"}}
+
+
 def test_it_scales_by_a_metric_that_the_gateway_has(
     gpu: list[Resource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +299,8 @@ def test_prometheus_finds_each_pod_once_where_it_may_read(
     github.com/prometheus-operator/prometheus-operator."""
     monitor = the("ServiceMonitor", gpu)
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    (rules,) = documents(MANIFESTS / "prometheusrule.head.yaml")
+    assert rules["metadata"]["labels"]["release"] == monitor["metadata"]["labels"]["release"]
     assert monitor["spec"].keys() == {"selector", "namespaceSelector", "endpoints"}
     selector = monitor["spec"]["selector"]["matchLabels"].items()
     services = [one for one in gpu if one["kind"] == "Service"]

@@ -20,6 +20,7 @@ from tests.end_to_end.served import running
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
 UNIT = "chatglm-gateway.service"
+NVIDIA = "chatglm-gateway-nvidia.service"
 DROP_IN = "external-database.conf"
 FILTERED = "tests.deploy.filtered"
 TEXT = (FOLDER / UNIT).read_text()
@@ -49,18 +50,22 @@ def seconds(name: str) -> float:
 
 @systemd
 @pytest.mark.parametrize("drop_ins", [(), (DROP_IN,)])
-def test_systemd_finds_nothing_wrong(tmp_path: Path, drop_ins: tuple[str, ...]) -> None:
-    program = tmp_path / values("ExecStart")[0].split()[0].lstrip("/")
-    program.parent.mkdir(parents=True)
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
+@pytest.mark.parametrize("units", [(UNIT,), (UNIT, NVIDIA)])
+def test_systemd_finds_nothing_wrong(
+    tmp_path: Path, units: tuple[str, ...], drop_ins: tuple[str, ...]
+) -> None:
     shutil.copytree(SYSTEMS, tmp_path / "lib/systemd/system", symlinks=True)
     system = tmp_path / "etc/systemd/system"
     (system / f"{UNIT}.d").mkdir(parents=True)
-    shutil.copy(FOLDER / UNIT, system)
+    for name in units:
+        shutil.copy(FOLDER / name, system)
+        program = tmp_path / values("ExecStart", (FOLDER / name).read_text())[0].split()[0].lstrip("/")
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
     for name in drop_ins:
         shutil.copy(FOLDER / name, system / f"{UNIT}.d")
-    command = ["systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", UNIT]
+    command = ["systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", *units]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
 
@@ -90,6 +95,27 @@ def test_its_settings_are_settings() -> None:
     }
     assert names <= set(Settings.model_fields)
     assert given["GATEWAY_DATA_DIR"] == f"/var/lib/{values('StateDirectory')[0]}"
+
+
+def test_what_is_away_at_boot_is_waited_for() -> None:
+    """A start without PostgreSQL fails at once: however often it does, there is another one."""
+    assert values("Restart") == ["on-failure"]
+    assert values("StartLimitIntervalSec") == ["0"]
+    # Nor is the journal filled meanwhile.
+    assert seconds("RestartSec") >= 10
+
+
+def test_a_stop_while_it_starts_is_no_failure() -> None:
+    """130: StartInterrupted of gateway.server.run; 143: before that, by gateway.cli.end."""
+    (statuses,) = values("SuccessExitStatus")
+    assert statuses.split() == ["130", "143"]
+
+
+def test_nvidia_s_devices_come_first_where_their_unit_is_enabled() -> None:
+    text = (FOLDER / NVIDIA).read_text()
+    assert values("Before", text) == values("WantedBy", text) == [UNIT]
+    # It need not be there.
+    assert NVIDIA not in TEXT
 
 
 def test_it_waits_as_long_as_the_end_takes() -> None:

@@ -1,8 +1,9 @@
-"""Several worker processes under uvicorn's own supervisor: their metrics are one."""
+"""Several worker processes under uvicorn's own supervisor: their metrics are one, their logs are ours."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -22,6 +24,7 @@ from tests.end_to_end.served import clean_environment, rows
 
 SECONDS = 400.0
 BODY = {"messages": [{"role": "user", "content": "hello"}]}
+SECRET = "in-a-query-string"
 STARTED = "Application startup complete."
 JOURNAL_BYTES = 2**20
 ANSWERED = (
@@ -57,13 +60,25 @@ class Workers:
     def output(self) -> str:
         return (self.folder / "output.txt").read_text(errors="replace")
 
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """What the workers have logged; the supervisor and what is before a worker's start write text."""
+        whole = [line for line in self.output.split("\n")[:-1] if line.startswith("{")]
+        return [json.loads(line) for line in whole]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Those of requests that somebody has asked for."""
+        return [record for record in self.records if record["logger"] == "gateway.access"]
+
     def ask(self, worker: psutil.Process) -> None:
         """This one: the others stand still meanwhile."""
         others = [other for other in self.processes if other.pid != worker.pid]
         for other in others:
             other.suspend()
         try:
-            answer = httpx.post(f"{self.url}/v1/chat/completions", json=BODY, timeout=SECONDS)
+            url = f"{self.url}/v1/chat/completions?api-key={SECRET}"
+            answer = httpx.post(url, json=BODY, timeout=SECONDS)
             assert answer.status_code == 200
         finally:
             for other in others:
@@ -136,6 +151,13 @@ def test_the_metrics_of_two_workers_add_up(workers: Workers) -> None:
     for worker in (first, second, second):
         workers.ask(worker)
     assert len({row["gateway_id"] for row in rows(workers.database_url)}) == 2
+    workers.wait_for(lambda: len(workers.lines) == 3)
+    assert {(line["path"], line["status"]) for line in workers.lines} == {("/v1/chat/completions", 200)}
+    assert SECRET not in workers.output
+    # Each says once that it has started, in the form of all others.
+    assert [record["logger"] for record in workers.records if record["message"] == STARTED] == [
+        "uvicorn.error"
+    ] * 2
     for _ in range(4):
         found = workers.metrics()
         assert (found[ANSWERED], found[TOKENS]) == (3, 3 * len("hello"))

@@ -16,6 +16,7 @@ from adapters.openai.answers import Envelope, Head, Wanted
 from adapters.openai.chunks import ChatChunks
 from engine.base import Delta, DeltaStream, Engine, EngineError, GenerationRequest
 from engine.simulated import SimulatedEngine
+from gateway import metrics
 from gateway.access.caller import Caller
 from gateway.admission.queue import Admission
 from gateway.generation import Generation
@@ -216,6 +217,15 @@ class House:
 
     async def _call(self, response: EventStream) -> None:
         await response({"type": "http"}, self.client.receive, self.client.send)
+
+
+def refusals() -> dict[str, float]:
+    """The requests refused so far, by reason."""
+    return {
+        sample.labels["reason"]: sample.value
+        for family in metrics.REFUSED.collect()
+        for sample in family.samples
+    }
 
 
 def new_row(query: str) -> MessageRow:

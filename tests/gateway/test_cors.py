@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client import REGISTRY
 from starlette.responses import StreamingResponse
 from starlette.types import Message
 
@@ -61,6 +63,16 @@ async def test_a_page_of_a_named_origin_may_send_what_the_sdks_send() -> None:
     assert "access-control-allow-credentials" not in answer.headers
 
 
+async def test_a_preflight_has_an_id_a_line_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "gateway.access")
+    labels = {"route": "unknown", "method": "other", "status": "200"}
+    before = REGISTRY.get_sample_value("gateway_http_requests_total", labels) or 0
+    answer = await preflight(app_for(cors_origins=PAGE, access_log=True))
+    assert answer.headers["x-request-id"] in caplog.messages[0]
+    assert caplog.messages[0].startswith("OPTIONS /v1/chat/completions 200 ")
+    assert REGISTRY.get_sample_value("gateway_http_requests_total", labels) == before + 1
+
+
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", PAGE + ".evil", "http://chat.example.com", "null"]
 )
@@ -108,6 +120,7 @@ async def test_errors_are_decorated_as_answers_are(method: str, path: str, statu
     answer = await ask(app, method, path, origin=PAGE)
     assert answer.status_code == status
     assert answer.headers["access-control-allow-origin"] == PAGE
+    assert answer.headers["x-request-id"]
     assert "Origin" in answer.headers["vary"]
     exposed = answer.headers["access-control-expose-headers"].split(", ")
     assert {"x-request-id", "openai-processing-ms", "retry-after", "x-gateway-ignored-fields"} <= set(exposed)

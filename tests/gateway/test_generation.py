@@ -34,6 +34,7 @@ from tests.gateway.fakes import (
     Counted,
     House,
     RefusingEngine,
+    refusals,
 )
 from tests.strategies import echo_request, texts
 
@@ -50,6 +51,15 @@ def said(generation: Generation) -> tuple[str, str]:
 
 def text_of(pieces: Sequence[tuple[int, Piece]]) -> str:
     return "".join(piece.text for _, piece in pieces)
+
+
+class TakesOne(SimulatedEngine):
+    """Dies then."""
+
+    async def submit(self, request: GenerationRequest) -> DeltaStream:  # type: ignore[override]
+        stream = await super().submit(request)
+        self.submit = RefusingEngine(EngineDead()).submit  # type: ignore[method-assign]
+        return stream
 
 
 def ended(row: MessageRow) -> tuple[str, str | None, str, int, int]:
@@ -69,9 +79,10 @@ async def test_a_finished_request_leaves_its_text_and_the_engines_counts(text: s
     row = house.recorder.row
     assert ended(row) == ("completed", "stop", text, len(text), len(text))
     assert row.error is None
-    assert row.ttft_ms is not None
     assert row.duration_ms is not None
-    assert 0 <= row.ttft_ms <= row.duration_ms
+    # An answer without a token has no first one.
+    assert (row.ttft_ms is None) == (not text)
+    assert 0 <= (row.ttft_ms or 0.0) <= row.duration_ms
     assert len(house.generations) == 0
 
 
@@ -113,22 +124,32 @@ async def test_a_route_that_stops_early_settles_with_what_the_engine_had() -> No
 
 
 @pytest.mark.parametrize(
-    ("failure", "error"),
+    ("failure", "error", "reason"),
     [
-        (RequestRefused("too long", "max_tokens"), InvalidRequest),
-        (EngineOverloaded(), Unavailable),
-        (EngineDead(), Unavailable),
+        (RequestRefused("too long", "max_tokens"), InvalidRequest, "engine_refused"),
+        (EngineOverloaded(), Unavailable, "engine_full"),
+        (EngineDead(), Unavailable, "engine_dead"),
+        (GenerationFailed(), GenerationError, "engine_failed"),
     ],
 )
-async def test_what_the_engine_does_not_take_leaves_no_row(
-    failure: EngineError, error: type[GatewayError]
+async def test_what_the_engine_does_not_take_leaves_no_row_and_is_counted(
+    failure: EngineError, error: type[GatewayError], reason: str
 ) -> None:
-    house = House(RefusingEngine(failure))
+    house, before = House(RefusingEngine(failure)), refusals()
     with pytest.raises(error):
         async with opened(house, "abc"):
             pytest.fail("was let in")
     assert house.recorder.begun == house.recorder.closed == []
     assert len(house.generations) == 0
+    assert refusals() == before | {reason: before[reason] + 1}
+
+
+async def test_what_the_engine_took_in_part_has_a_row_and_is_no_refusal() -> None:
+    house, before = House(TakesOne()), refusals()
+    with pytest.raises(Unavailable):
+        await house.stream("abc", n=2)
+    assert house.recorder.row.status == "error"
+    assert refusals() == before
 
 
 async def test_an_engine_that_breaks_leaves_the_text_so_far_and_why() -> None:

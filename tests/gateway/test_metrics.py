@@ -6,8 +6,8 @@ import asyncio
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import get_args
@@ -20,21 +20,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Metric
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.mmap_dict import MmapedDict
 
-from engine.base import Instead, Usage
+from engine.base import Delta, DeltaStream, Engine, GenerationRequest, Instead, Told, ToldCall, Usage
+from engine.circuit_breaker import FAILURES, CircuitBreaker
+from engine.ladder import Ladder
+from engine.simulated import SimulatedEngine
+from engine.upstream import Upstream, UpstreamEngine
 from gateway import metrics
 from gateway.access.caller import ANONYMOUS, Caller
 from gateway.app import create_app
+from gateway.errors import RefusedAs
 from gateway.generation import AbortReason
 from gateway.generation_stats import GenerationStats
 from gateway.limits.account import Kind
 from gateway.metrics.process import Pulse
 from gateway.metrics.requests import LEFT_REASONS, OTHER, REASONS, UNKNOWN
-from gateway.metrics.watched import watch
+from gateway.metrics.scrape import FOLDER, exposition
+from gateway.metrics.watched import refresh, watch
 from gateway.settings import load
-from tests.gateway.fakes import House
+from tests.gateway.fakes import AN_HOUR_MS, House
 from tests.gateway.in_process import InProcess, in_process
-from tests.strategies import texts
+from tests.strategies import echo_request, texts
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "metrics.md").read_text()
@@ -52,6 +59,28 @@ HEADERS = ["x-request-id", "authorization", "user-agent", "x-forwarded-for", "ho
 
 LOOKED_REGISTRY = CollectorRegistry()
 LOOKED = Gauge("looked", "A gauge of these tests.", registry=LOOKED_REGISTRY)
+
+
+class Telling(SimulatedEngine):
+    """Answers each request with ``deltas``."""
+
+    def __init__(self, deltas: Sequence[Delta]) -> None:
+        super().__init__()
+        self._deltas = deltas
+
+    async def submit(self, request: GenerationRequest) -> DeltaStream:  # type: ignore[override]
+        return TellingStream(iter(self._deltas))
+
+
+@dataclass
+class TellingStream:
+    deltas: Iterator[Delta]
+
+    async def next(self) -> Delta:
+        return next(self.deltas)
+
+    async def abort(self) -> None:
+        """It has told all there is."""
 
 
 def value(name: str, **labels: object) -> float:
@@ -128,6 +157,58 @@ async def test_a_stream_that_nobody_reads_to_its_end_is_counted_as_its_row_says(
     assert row.status == "cancelled"
     assert value("gateway_requests_total", **labels) == cancelled + 1
     assert value("gateway_tokens_total", kind="completion", model="m") == before + row.completion_tokens
+
+
+@pytest.mark.parametrize("reason", get_args(AbortReason))
+@pytest.mark.parametrize("n", [1, 2])
+async def test_who_never_got_a_token_has_no_first_one(reason: AbortReason, n: int) -> None:
+    house = House(SimulatedEngine(ttft_ms=AN_HOUR_MS))
+    firsts = value("gateway_time_to_first_token_seconds_count", model="m")
+    ended = value("gateway_request_duration_seconds_count", model="m")
+    answer = house.stream("abc", n=n)
+    while not house.recorder.begun:
+        await asyncio.sleep(0)
+    (generation,) = house.generations._running
+    await generation.abort(reason)
+    await asyncio.gather(answer, return_exceptions=True)
+    assert (house.recorder.row.ttft_ms, generation.stats and generation.stats.ttft_seconds) == (None, None)
+    assert value("gateway_time_to_first_token_seconds_count", model="m") == firsts
+    assert value("gateway_request_duration_seconds_count", model="m") == ended + 1
+
+
+@pytest.mark.parametrize("calls", [(), (ToldCall(0, "look", "{}"),)])
+async def test_a_first_token_may_come_uncounted(calls: Sequence[ToldCall]) -> None:
+    """Who tells text, or a call, says how many tokens it was at the end, if at all."""
+    opening = Delta("", (), told=Told())
+    first = Delta("" if calls else "a", (), told=Told(tool_calls=calls))
+    house = House(Telling([opening, first, Delta("", (), "stop", told=Told())]))
+    async with house.open(echo_request("abc", stream=True), "abc") as generation:
+        await generation.next()
+        assert generation.ttft_seconds is None
+        await generation.next()
+        assert generation.ttft_seconds is not None
+        await generation.next()
+        await generation.settle()
+
+
+def test_the_engine_is_up_while_it_takes_requests() -> None:
+    def up(main: Engine) -> float:
+        metrics.watch_engine(Ladder(main, ()), main)
+        refresh()
+        return value("gateway_engine_up")
+
+    now = 0.0
+    breaker = CircuitBreaker(lambda: now)
+    upstream = UpstreamEngine(Upstream("spare", "http://spare.test/v1"), breaker=breaker)
+    assert (up(SimulatedEngine()), up(upstream)) == (1, 1)
+    for _ in range(FAILURES):
+        breaker.failed(breaker.begin() or 0)
+    assert up(upstream) == 0
+    now += breaker.pause_seconds
+    assert up(upstream) == 1
+    # Until the one that tries has ended all others are refused.
+    assert breaker.begin() is not None
+    assert up(upstream) == 0
 
 
 async def test_answers_are_counted_by_the_routes_template_and_their_status(gateway: InProcess) -> None:
@@ -208,7 +289,7 @@ def test_every_reason_is_there_before_it_is_given() -> None:
     for path in (ROOT / "gateway").rglob("*.py"):
         for metric, reason in re.findall(r'metrics\.(REFUSED|LEFT)\.labels\("(\w+)"\)', path.read_text()):
             named[metric].add(reason)
-    assert set(REASONS) == named["REFUSED"] | set(get_args(Kind))
+    assert set(REASONS) == named["REFUSED"] | set(get_args(Kind)) | set(get_args(RefusedAs))
     assert set(LEFT_REASONS) == set(get_args(AbortReason))
     assert named["LEFT"] == set()
     for reason in REASONS:
@@ -257,6 +338,27 @@ async def test_a_gauge_that_fails_is_said_and_the_looks_go_on(caplog: pytest.Log
     (record,) = (record for record in caplog.records if record.name == "gateway.metrics")
     assert record.exc_info is not None
     assert LOOKED_REGISTRY.get_sample_value("looked") == 7.0
+
+
+async def test_two_who_are_asked_at_once_forget_a_dead_process_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for mode in ("livesum", "livemax"):
+        MmapedDict(str(tmp_path / f"gauge_{mode}_{dead.pid}.db")).close()  # type: ignore[no-untyped-call]
+    find = Path.glob
+
+    def found_and_removed_by_the_other(folder: Path, pattern: str) -> Iterator[Path]:
+        for path in list(find(folder, pattern)):
+            if str(dead.pid) in pattern:
+                path.unlink()
+            yield path
+
+    monkeypatch.setattr(Path, "glob", found_and_removed_by_the_other)
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    assert await exposition() == b""
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_metrics_are_as_prometheus_wants_them(gateway: InProcess) -> None:

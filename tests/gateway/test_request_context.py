@@ -7,6 +7,7 @@ import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from prometheus_client import REGISTRY
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import InvalidRequest
@@ -154,9 +155,12 @@ async def test_the_log_can_be_left_out(log: pytest.LogCaptureFixture) -> None:
     assert log.records == []
 
 
-async def test_a_client_that_has_gone_is_logged_as_gone(log: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_has_gone_is_logged_and_counted_as_gone(log: pytest.LogCaptureFixture) -> None:
+    labels = {"route": "unknown", "method": "other", "status": "499"}
+    before = REGISTRY.get_sample_value("gateway_http_requests_total", labels) or 0
     await call(silent)
     assert " gone " in log.records[0].getMessage()
+    assert REGISTRY.get_sample_value("gateway_http_requests_total", labels) == before + 1
 
 
 async def test_a_route_that_breaks_is_a_500_in_openais_shape(log: pytest.LogCaptureFixture) -> None:

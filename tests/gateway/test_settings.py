@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -403,3 +403,68 @@ def test_a_password_that_was_not_quoted_is_not_shown_either(password: str) -> No
 @pytest.mark.parametrize("key", ["pass%77ord", "sslp%61ssword"])
 def test_a_password_under_a_quoted_key_is_not_shown(key: str) -> None:
     assert "secret" not in mask_password(f"postgresql://h/d?{key}=secret")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    password=st.text(min_size=1) | st.text(alphabet="0123456789/?#@:&= []%,", min_size=1),
+    url=st.sampled_from(["postgresql://me:{}@h/d", "postgresql://me:{}@h:5432,i/d?user=me"]),
+)
+def test_a_password_that_is_not_encoded_is_refused_without_a_word_of_it_or_never_repeated(
+    password: str, url: str
+) -> None:
+    given_url = url.format(f"12{password}hunter")
+    try:
+        taken, refused = load({"database_url": given_url}).database_url, ""
+    except InvalidSetting as error:
+        taken, refused = None, str(error)
+    if taken is None:
+        assert "hunter" not in refused
+        assert refused.startswith("database_url (command line): ")
+        return
+    # What is taken is read as it was meant: nothing of it is a host, a port or an option.
+    assert "hunter" in urlsplit(taken).netloc.partition("@")[0]
+    assert "hunter" not in mask_password(taken)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:pa/ss@host/db",
+        "postgresql://u:12/ss@host/db",
+        "postgresql://u:12?ss@host/db",
+        "postgresql://u:12?ss=x@host/db",
+        "postgresql://u:pa#ss@host/db",
+        "postgresql://u:pa@ss@host/db",
+        "postgresql://u:pa ss@host/db",
+        "postgresql://u:p[ss@host/db",
+    ],
+)
+def test_a_url_of_the_database_with_a_password_that_is_not_encoded_is_refused(url: str) -> None:
+    message = invalid(database_url=url)
+    assert "percent-encoded (@ is %40, / is %2F" in message
+    assert "host/db" not in message
+    assert "ss@" not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://",
+        "postgresql:///d?host=/run/postgresql&user=me@server&password=a@b",
+        "postgresql://u:pa%2Fss%40@[::1]:5432,h:,i:1/d?sslmode=verify-full&application_name=a%40b",
+        "postgresql://%2Frun%2Fpostgresql/d",
+        "postgres://u:p%23,w@h/d?options=-c%20x%3D1",
+    ],
+)
+def test_a_url_of_the_database_as_it_should_be_is_taken(url: str) -> None:
+    assert load({"database_url": url}).database_url == url
+
+
+def test_a_password_beside_an_at_of_the_query_is_not_shown() -> None:
+    for url in (
+        "postgresql://h/d?password=hunter@2",
+        "postgresql://h:1/d?user=a@b&password=hunter",
+        "postgresql://h/d?password=a:hunter@2",
+    ):
+        assert "hunter" not in mask_password(url)

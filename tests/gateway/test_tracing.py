@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.trace import get_current_span
+from starlette.requests import ClientDisconnect
 
 from engine.base import (
     ChatMessage,
@@ -26,6 +30,7 @@ from engine.base import (
 from engine.ladder import Ladder, Rung
 from engine.notice import NoticeEngine
 from engine.simulated import SimulatedEngine
+from gateway.access.api_keys import new_key
 from gateway.access.caller import Caller
 from gateway.admission.queue import AllAtOnce, Place, Work
 from gateway.errors import Unavailable
@@ -38,6 +43,7 @@ from gateway.tracing.text import (
     output_messages,
     plain,
 )
+from persistence.api_keys import ApiKey
 from tests.gateway.fakes import BreakingEngine, RefusingEngine
 from tests.gateway.traced import Kept, Traced, traced, tracing_to
 from tests.strategies import texts
@@ -186,6 +192,64 @@ async def test_a_place_that_nobody_got_is_an_error_of_the_queue(
     assert {span.name for span in it.spans} == {f"POST {CHAT}", "queue"}
 
 
+class Leaving(AllAtOnce):
+    """Whoever waits here leaves."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self._error = error
+
+    async def enter(self, caller: Caller, work: Work) -> Place:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [ClientDisconnect, asyncio.CancelledError])
+async def test_a_client_that_leaves_the_queue_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    it = traced(tmp_path, monkeypatch)
+    it.gateway.lifecycle.generations.admission = Leaving(error)
+    with suppress(asyncio.CancelledError):
+        assert (await ask(it)).status_code == 499
+    assert it.span("queue").attributes == {"gateway.outcome": "cancelled"}
+    assert it.span("queue").end > it.span("queue").start
+    assert [span.name for span in it.spans if span.failed] == []
+    assert "error.type" not in it.span("POST").attributes
+    assert len(it.spans) == 2
+
+
+async def test_a_client_that_leaves_while_the_engine_is_asked_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = traced(tmp_path, monkeypatch, RefusingEngine(ClientDisconnect()))  # type: ignore[arg-type]
+    await ask(it)
+    assert it.span("chat").attributes["gateway.outcome"] == "cancelled"
+    assert [span.name for span in it.spans if span.failed] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"response_format": {"type": "json_object"}}, "json"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
+            "json",
+        ),
+        ({"structured_outputs": {"json": {}}}, "json"),
+        ({"structured_outputs": {"regex": "a"}}, None),
+        ({"response_format": {"type": "text"}}, None),
+        ({}, None),
+    ],
+)
+async def test_json_that_was_asked_for_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], told: str | None
+) -> None:
+    # An engine of this process that knows no constraints refuses them: it was asked all the same.
+    it = traced(tmp_path, monkeypatch)
+    await ask(it, **fields)
+    assert it.span("chat").attributes.get("gen_ai.output.type") == told
+
+
 async def test_a_fallback_says_who_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = BreakingEngine(0, GenerationFailed("x"))
     it = traced(tmp_path, monkeypatch, Ladder(broken, [Rung("notice", NoticeEngine("Later."), False)]))
@@ -214,6 +278,82 @@ async def test_a_route_that_breaks_has_failed(tmp_path: Path, monkeypatch: pytes
     assert (await ask(it)).status_code == 500
     server = it.span("POST")
     assert (server.attributes["error.type"], server.failed) == ("500", True)
+
+
+FOREIGN = TRACEPARENT.split("-")[1]
+KEY = new_key()
+
+
+class Keys:
+    """Knows KEY, whose owner nobody asks for."""
+
+    async def find(self, key: str, address: str) -> ApiKey | None:
+        return ApiKey(uuid4(), uuid4(), "n", "", key[:12], b"", ("inference",)) if key == KEY else None
+
+
+@pytest.mark.parametrize(
+    ("trace_context", "authentication", "key", "believed"),
+    [
+        ("authenticated", True, KEY, True),
+        ("authenticated", True, None, False),
+        ("authenticated", True, new_key(), False),
+        ("authenticated", False, None, True),
+        ("all", True, None, True),
+        ("none", True, KEY, False),
+        ("none", False, None, False),
+    ],
+)
+@pytest.mark.parametrize("flags", ["00", "01"])
+async def test_only_who_is_believed_says_which_trace_it_is_and_whether_it_is_sampled(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    trace_context: str,
+    authentication: bool,
+    key: str | None,
+    believed: bool,
+    flags: str,
+) -> None:
+    caplog.set_level("INFO", "gateway.access")
+    engine = Listening()
+    # Those who are not believed get what the ratio says, the opposite of what they want.
+    ratio = 1.0 if flags == "00" else 0.0
+    given = {"trace_context": trace_context, "authentication": authentication, "access_log": True}
+    it = traced(tmp_path, monkeypatch, engine, trace_sample_ratio=ratio, **given)
+    monkeypatch.setattr(it.gateway.lifecycle, "api_keys", Keys())
+    headers = {"traceparent": TRACEPARENT[:-2] + flags, "tracestate": "theirs=1"}
+    answer = await ask(it, headers=headers | ({"x-api-key": key} if key else {}))
+    assert answer.status_code == (200 if key == KEY or not authentication else 401)
+    sampled = believed == (flags == "01")
+    assert bool(it.spans) == sampled
+    if sampled:
+        server = it.span("POST")
+        assert (server.trace_id == FOREIGN) == believed
+        assert [link[0] for link in server.links] == ([] if believed else [FOREIGN])
+    for told in engine.headers:
+        assert (FOREIGN in told["traceparent"], told.get("tracestate")) == (
+            (True, "theirs=1") if believed else (False, None)
+        )
+    (line,) = (record.msg.fields() for record in caplog.records if hasattr(record.msg, "fields"))
+    assert (line["trace_id"] == FOREIGN) == believed
+
+
+async def test_a_path_that_is_not_there_is_in_a_trace_and_its_line_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "gateway.access")
+    it = traced(tmp_path, monkeypatch, authentication=True, access_log=True)
+    await it.gateway.client.get("/nowhere", headers={"traceparent": TRACEPARENT})
+    (line,) = (record.msg.fields() for record in caplog.records if hasattr(record.msg, "fields"))
+    assert line["trace_id"] == it.span("GET").trace_id != FOREIGN
+
+
+async def test_the_clients_address_is_the_one_that_a_proxy_here_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = traced(tmp_path, monkeypatch, trace_client_address=True)
+    await ask(it, headers={"x-forwarded-for": "192.0.2.1, 203.0.113.7"})
+    assert it.span("POST").attributes["client.address"] == "203.0.113.7"
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -28,6 +28,7 @@ from tests.gateway.fakes import (
     Counted,
     House,
     RefusingEngine,
+    refusals,
 )
 from tests.strategies import echo_request, texts
 
@@ -211,7 +212,7 @@ async def test_a_gateway_that_ends_during_the_switch_ends_the_request() -> None:
 # Overload
 
 
-FULL = Unavailable("The queue is full.", retry_after_seconds=17)
+FULL = Unavailable("The queue is full.", retry_after_seconds=17).counted_as("queue_full")
 
 
 def overflowing(*fallbacks: SimulatedEngine, error: Exception = FULL) -> tuple[House, Counted]:
@@ -222,8 +223,10 @@ def overflowing(*fallbacks: SimulatedEngine, error: Exception = FULL) -> tuple[H
 
 async def test_what_finds_no_place_is_answered_by_a_fallback_where_that_is_wanted() -> None:
     house, limiter = overflowing(Shouting())
+    before = refusals()
     await house.stream("hello", max_tokens=7)
     assert house.client.text == "HELLO"
+    assert refusals() == before
     assert house.recorder.row.meta_data["degraded"] == {"by": "f0", "reason": "overloaded"}
     assert limiter.settled == [10]
 
@@ -232,8 +235,10 @@ async def test_where_no_fallback_has_a_place_either_the_queues_own_refusal_is_to
     dead = MortalEngine()
     dead.die()
     for house, limiter in (overflowing(), overflowing(dead)):
+        before = refusals()
         with pytest.raises(Unavailable) as refused:
             await house.stream("hello")
+        assert refusals() == before | {"queue_full": before["queue_full"] + 1}
         assert refused.value is FULL
         assert refused.value.headers["retry-after"] == "17"
         assert limiter.settled == [0]

@@ -120,6 +120,24 @@ async def test_cancelled_is_cancelled_in_the_middle_of_a_sweep(
             os.kill(pid, signal.SIGCONT)
 
 
+async def test_rows_of_the_dead_are_counted_when_they_are_closed(database: Database) -> None:
+    for count in (1, 2):
+        earlier = RowWriter(database, SECONDS, lambda: None)
+        await earlier.check()
+        await earlier.write([encoded(new_row(), earlier.gateway_id) for _ in range(count)])
+        await earlier.close()
+    counted: list[int] = []
+    writer = RowWriter(database, SECONDS, lambda: None, counted.append)
+    async with asyncio.timeout(SECONDS):
+        # PostgreSQL may still think that they live.
+        while sum(counted) < 3:
+            await writer.close_lost()
+    assert sorted(count for count in counted if count) == [1, 2]
+    await writer.close_lost()
+    assert sum(counted) == 3
+    await writer.close()
+
+
 async def test_who_waits_while_postgresql_is_found_away_does_not_wait_for_it_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

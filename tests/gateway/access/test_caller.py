@@ -156,6 +156,9 @@ async def test_under_another_server_authentication_is_on_unless_it_is_turned_off
 
     monkeypatch.setattr(Lifecycle, "start", nothing)
     monkeypatch.setattr(Lifecycle, "stop", nothing)
+    # This process's log is pytest's.
+    monkeypatch.setattr("gateway.app.configure_logging", lambda level, log_format: None)
+    monkeypatch.setattr("gateway.app.take_over_uvicorn", lambda: None)
     app = create_app(load({"engine": "simulated", "data_dir": tmp_path, "host": "127.0.0.1"} | given))
     async with app.router.lifespan_context(app):
         assert (await ask(app, "/v1/me")).status_code == status

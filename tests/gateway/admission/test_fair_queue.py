@@ -12,7 +12,7 @@ from engine.base import Usage
 from gateway.access.caller import Caller
 from gateway.admission.fair_queue import ALONE_SECONDS, FairQueue, admission_of, kept
 from gateway.admission.queue import AllAtOnce, Place, Work
-from gateway.errors import RateLimitExceeded, Unavailable
+from gateway.errors import GatewayError, RateLimitExceeded, Unavailable
 from gateway.settings import load
 from tests.virtual_time import run_virtually
 
@@ -26,6 +26,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def check_what_it_counts_as(refusal: GatewayError) -> None:
+    """The caller's own fault where it is told so."""
+    assert refusal.refused_as is not None
+    assert refusal.refused_as.startswith("caller_") is isinstance(refusal, RateLimitExceeded)
 
 
 class Hall:
@@ -44,7 +50,11 @@ class Hall:
         """A request called ``name`` comes; returns when it is in, refused, or waits."""
 
         async def come() -> None:
-            self.places[name] = await self.queue.enter(caller, work)
+            try:
+                self.places[name] = await self.queue.enter(caller, work)
+            except GatewayError as error:
+                check_what_it_counts_as(error)
+                raise
             self.entered.append(name)
 
         self.tasks[name] = asyncio.create_task(come())

@@ -13,7 +13,7 @@ from engine.simulated import SimulatedEngine
 from gateway.admission.fair_queue import FairQueue
 from gateway.errors import DeadlineExceeded, RateLimitExceeded, Unavailable
 from gateway.generation import Generation
-from tests.gateway.fakes import AN_HOUR_MS, Breaking, Client, House, RefusingEngine
+from tests.gateway.fakes import AN_HOUR_MS, Breaking, Client, House, RefusingEngine, refusals
 from tests.strategies import echo_request
 from tests.virtual_time import run_virtually
 
@@ -170,9 +170,12 @@ async def told_in_band() -> House:
 
 async def test_whoever_is_refused_gets_a_real_status() -> None:
     house, _ = one_place(most=0)
+    before = refusals()
     async with house.open(echo_request("first"), "first"):
         with pytest.raises((RateLimitExceeded, Unavailable)) as refused:
             await house.stream("second", keep_alive_seconds=0.01)
+    assert refused.value.refused_as is not None
+    assert refusals() == before | {refused.value.refused_as: before[refused.value.refused_as] + 1}
     assert float(refused.value.headers["retry-after-ms"]) > 0
     assert house.client.messages == []
     assert len(house.generations) == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -128,6 +129,23 @@ def test_a_data_directory_that_does_not_keep_what_it_is_given(
     monkeypatch.setattr(os, "fsync", full)
     finding = one(data_dir.check_data_dir(load({"data_dir": tmp_path})))
     assert (finding.level, "No space left" in finding.found) == ("problem", True)
+
+
+@pytest.mark.parametrize("number", [errno.EISDIR, errno.EOPNOTSUPP])
+def test_what_could_not_be_tried_is_not_said_to_be_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def unsupported(folder: Path, *_: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", unsupported)
+    found = list(data_dir.check_data_dir(load({"data_dir": tmp_path})))
+    monkeypatch.undo()
+    assert (found[0].level, "could not be tried here" in found[0].found) == ("ok", True)
+
+
+def test_a_clock_that_nothing_is_told_of_is_not_said_to_be_right() -> None:
+    assert "is not told" in one(machine.check_clock(1_767_225_600.0, None)).found
 
 
 MOUNTS = r"""

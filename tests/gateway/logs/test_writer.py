@@ -43,11 +43,12 @@ def told(handler: LogHandler, message: str) -> None:
     handler.handle(logging.makeLogRecord({"name": "x", "levelname": "INFO", "msg": message}))
 
 
-def test_all_is_written_in_its_order_by_the_time_it_is_closed(tmp_path: Path) -> None:
+def test_all_is_written_in_its_order_by_the_time_it_is_flushed(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as file:
         handler = handler_of(file.fileno(), 10_000_000)
         for number in range(2_000):
             told(handler, f"{number} 你好")
+        handler.flush()
         lines = (tmp_path / "log").read_text("utf-8").splitlines()
     assert [json.loads(line)["message"] for line in lines] == [f"{number} 你好" for number in range(2_000)]
 
