@@ -8,6 +8,7 @@ from this repository's folder. ``docs/deploy-ray.md`` says more.
 # Without "from __future__ import annotations": Serve reads the annotation of ``app`` as a class.
 import asyncio
 import errno
+from functools import partial
 from math import prod
 
 from fastapi import FastAPI
@@ -35,7 +36,7 @@ WANTED_SHARE = 0.75
 STOP_SECONDS = FLUSH_SECONDS + 30.0
 # Ray replaces a replica when its health check has failed three times in a row.
 HEALTH_CHECK_SECONDS = 5.0
-# A proxy's word takes milliseconds.
+# To abort at the engine and close the row.
 LEAVING_SECONDS = 5.0
 # How many replicas of one machine can serve their metrics.
 METRICS_PORTS = 64
@@ -123,9 +124,10 @@ class Gateway:
 
 
 class LeavingClient:
-    """Pure ASGI middleware. When a client leaves, Ray's proxy cancels its request and, just before or after
-    it, says so to ``receive``. The gateway is to hear the latter: a cancelled request is to it one that it
-    ends itself, as at its shutdown. Where nothing is said for ``seconds``, it is cancelled after all.
+    """Pure ASGI middleware. When a client leaves, Ray's proxy cancels its request; that it says so to
+    ``receive`` too may come before or after that, or not at all. The gateway is to hear of a client that
+    has left: a cancelled request is to it one that it ends itself, as at its shutdown. What does not end
+    within ``seconds`` is cancelled after all.
     """
 
     def __init__(self, app: ASGIApp, seconds: float = LEAVING_SECONDS) -> None:
@@ -136,16 +138,29 @@ class LeavingClient:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        running = asyncio.ensure_future(self._app(scope, receive, send))
+        left = asyncio.Event()
+        running = asyncio.ensure_future(self._app(scope, partial(received, receive, left), send))
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:
+            left.set()
             try:
                 await asyncio.wait({running}, timeout=self._seconds)
             finally:
                 running.cancel()
                 await asyncio.wait({running})
             raise
+
+
+async def received(receive: Receive, left: asyncio.Event) -> Message:
+    """What ``receive`` gives, or that the client is gone as soon as ``left`` says so."""
+    message, leaving = asyncio.ensure_future(receive()), asyncio.ensure_future(left.wait())
+    try:
+        await asyncio.wait({message, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return {"type": "http.disconnect"} if left.is_set() else await message
+    finally:
+        message.cancel()
+        leaving.cancel()
 
 
 class OneRequestId:

@@ -154,16 +154,12 @@ def test_the_config_file_is_one_that_serve_takes(environment: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("told", [True, False])
-async def test_a_client_that_leaves_is_heard_before_the_request_is_cancelled(told: bool) -> None:
+async def test_a_client_that_leaves_is_heard_whether_the_proxy_tells_it_or_not(told: bool) -> None:
     began, said, heard = asyncio.Event(), asyncio.Event(), []
 
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
         began.set()
-        try:
-            heard.append((await receive())["type"])
-        except asyncio.CancelledError:
-            heard.append("cancelled")
-            raise
+        heard.append((await receive())["type"])
 
     async def receive() -> Message:
         await said.wait()
@@ -171,15 +167,36 @@ async def test_a_client_that_leaves_is_heard_before_the_request_is_cancelled(tol
 
     async def send(message: Message) -> None: ...
 
-    app = LeavingClient(inner, seconds=60.0 if told else 0.0)
-    request = asyncio.create_task(app({"type": "http"}, receive, send))
+    request = asyncio.create_task(LeavingClient(inner, seconds=60.0)({"type": "http"}, receive, send))
     await began.wait()
     request.cancel()
     if told:
         said.set()
     with pytest.raises(asyncio.CancelledError):
         await request
-    assert heard == ["http.disconnect" if told else "cancelled"]
+    assert heard == ["http.disconnect"]
+
+
+async def test_what_does_not_listen_is_cancelled_after_all() -> None:
+    began, ended = asyncio.Event(), []
+
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    async def nothing(*message: Message) -> Message:
+        return {"type": "http.request"}
+
+    app = LeavingClient(inner, seconds=0.0)
+    request = asyncio.create_task(app({"type": "http"}, nothing, cast("Send", nothing)))
+    await began.wait()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert ended == [True]
 
 
 async def test_what_a_request_raises_is_told() -> None:
