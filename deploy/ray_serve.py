@@ -8,6 +8,7 @@ from this repository's folder. ``docs/deploy-ray.md`` says more.
 # Without "from __future__ import annotations": Serve reads the annotation of ``app`` as a class.
 import asyncio
 import errno
+import logging
 from functools import partial
 from math import prod
 
@@ -25,6 +26,8 @@ from gateway.app import create_app, listening_anywhere
 from gateway.lifecycle import FLUSH_SECONDS, Lifecycle
 from gateway.logs import configure_logging
 from gateway.settings import InvalidSetting, Settings, load
+
+log = logging.getLogger("gateway.ray")
 
 # What vLLM takes for max_num_seqs where nothing says it and the GPU has less than 70 GiB.
 USUAL_PLACES = 256
@@ -153,11 +156,18 @@ class LeavingClient:
 
 
 async def received(receive: Receive, left: asyncio.Event) -> Message:
-    """What ``receive`` gives, or that the client is gone as soon as ``left`` says so."""
+    """What ``receive`` gives, or that the client is gone as soon as ``left`` says so.
+
+    Where Ray has ended its talk with the proxy, as it may before it cancels the request of a client that has
+    left, ``receive`` raises: nothing is known of the client then, until the request is cancelled or ends.
+    """
     message, leaving = asyncio.ensure_future(receive()), asyncio.ensure_future(left.wait())
     try:
         await asyncio.wait({message, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return {"type": "http.disconnect"} if left.is_set() else await message
+        if not left.is_set() and (message.cancelled() or message.exception() is not None):
+            log.debug("the proxy says no more of a request: %r", message)
+            await leaving
+        return {"type": "http.disconnect"} if left.is_set() else message.result()
     finally:
         message.cancel()
         leaving.cancel()

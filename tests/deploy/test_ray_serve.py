@@ -153,8 +153,8 @@ def test_the_config_file_is_one_that_serve_takes(environment: pytest.MonkeyPatch
     assert options(Arguments.model_validate(application.args))["autoscaling_config"]["max_replicas"] == 4
 
 
-@pytest.mark.parametrize("told", [True, False])
-async def test_a_client_that_leaves_is_heard_whether_the_proxy_tells_it_or_not(told: bool) -> None:
+@pytest.mark.parametrize("proxy", ["tells", "says nothing", "can't be asked", "has ended the talk"])
+async def test_a_client_that_leaves_is_heard_whatever_the_proxy_says(proxy: str) -> None:
     began, said, heard = asyncio.Event(), asyncio.Event(), []
 
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,6 +162,10 @@ async def test_a_client_that_leaves_is_heard_whether_the_proxy_tells_it_or_not(t
         heard.append((await receive())["type"])
 
     async def receive() -> Message:
+        if proxy == "can't be asked":
+            raise RuntimeError("task cancelled")
+        if proxy == "has ended the talk":
+            raise asyncio.CancelledError
         await said.wait()
         return {"type": "http.disconnect"}
 
@@ -169,8 +173,12 @@ async def test_a_client_that_leaves_is_heard_whether_the_proxy_tells_it_or_not(t
 
     request = asyncio.create_task(LeavingClient(inner, seconds=60.0)({"type": "http"}, receive, send))
     await began.wait()
+    # What is raised is raised before Ray cancels the request.
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert heard == []
     request.cancel()
-    if told:
+    if proxy == "tells":
         said.set()
     with pytest.raises(asyncio.CancelledError):
         await request
