@@ -25,7 +25,10 @@ PROJECT = Path(__file__).parents[2]
 ALL = ("readme", "image")
 
 # Its mounts and processes end with it, and are seen nowhere else.
+# The first of them is a shell, which buries what others leave behind: a PostgreSQL that was killed lives, to
+# its next start, for as long as somebody could ask how it ended.
 ALONE = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc")
+FIRST = ("bash", "-c", '"$@"; exit $?', "first")
 
 
 def main(chosen: list[str]) -> int:
@@ -46,7 +49,8 @@ def main(chosen: list[str]) -> int:
         tree = folder / "tree"
         tree.mkdir()
         committed(tree)
-        return subprocess.run([*ALONE, *again("--inside", folder, *chosen or ALL)], check=False).returncode
+        inside = again("--inside", folder, *chosen or ALL)
+        return subprocess.run([*ALONE, *FIRST, *inside], check=False).returncode
     finally:
         remove(folder)
 

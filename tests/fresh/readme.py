@@ -16,7 +16,7 @@ from tests.fresh.steps import check, step
 from tests.fresh.talk import ask, wait_for
 
 # README.md, "You need"; make itself installs libnuma1, as root.
-PACKAGES = ("make", "python3", "python3-venv")
+PACKAGES = ("make", "python3", "python3-venv", "curl")
 TREE = "/root/chatglm-gateway"
 START_SECONDS = 2400.0
 STOP_SECONDS = 120.0
