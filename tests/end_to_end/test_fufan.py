@@ -592,7 +592,7 @@ def test_a_conversation_is_deleted_while_it_is_being_answered(slow: Gateway) -> 
 
 def test_while_postgresql_hangs_those_who_are_in_go_on(data_dir: Path) -> None:
     options = ("--engine", "simulated", "--authentication", "--registration", "open")
-    with running(data_dir, *options, GATEWAY_DATABASE_TIMEOUT_SECONDS="0.3") as gateway:
+    with running(data_dir, *options, GATEWAY_DATABASE_TIMEOUT_SECONDS="2") as gateway:
         known, unknown = registered(gateway), registered(gateway)
         question = {"messages": [{"role": "user", "content": "q"}]}
         assert known.asks("POST", "/v1/chat/completions", question).status_code == 200
