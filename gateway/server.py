@@ -85,6 +85,8 @@ async def serve(settings: Settings, listener: socket.socket, manager: ServiceMan
             )
             signals.server = server
             freeze_heap()
+            # Whoever reads the address below may connect at once.
+            listener.listen(BACKLOG)
             for line in banner(settings, lifecycle, listener, await without_key(lifecycle)):
                 say(line)
             await server.serve([listener])
